@@ -1,0 +1,7 @@
+//! Evidence: the record envelope, the Merkle log's arithmetic, checkpoints, offline verification.
+//!
+//! Pure: no IO, no clock, no async. What is verified here needs no network and no key but the log's public one.
+#![forbid(unsafe_code)]
+
+pub mod record;
+pub use record::Record;
