@@ -1,0 +1,3 @@
+//! The gateway's certificate authorities.
+
+pub mod ssh;

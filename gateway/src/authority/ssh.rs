@@ -1,0 +1,1 @@
+//! The SSH authorities: user CA, host CA, host key.

@@ -1,0 +1,4 @@
+//! Sign-in: OpenID, key bindings.
+
+pub mod config;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The SSH door.
+
+pub mod config;
