@@ -9,3 +9,5 @@
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 #[path = "gen/sallyport.v1.rs"]
 pub mod v1;
+
+pub mod resume;
