@@ -1,0 +1,64 @@
+//! `cargo xtask test`: every test there is, in one run of the test runner.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{build, places, run, setup, vm};
+
+/// `cargo xtask test`
+#[derive(clap::Args, Default)]
+pub(crate) struct TestArguments {
+    /// Leave out the virtual machines
+    #[arg(long)]
+    no_vm: bool,
+    /// Further arguments for `cargo nextest run`, for example a test's name
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// Sets up, builds, and runs all tests; the runner's summary comes last.
+pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
+    run::need_root(
+        "test",
+        "end-to-end tests load programs into the kernel and start sessions as local users",
+    )?;
+    setup::packages(setup::Needed::Test)?;
+    setup::nextest()?;
+    build::run(&build::BuildArguments::default())?;
+    openid_provider()?;
+    let mut nextest = run::cargo();
+    nextest.args(["nextest", "run", "--locked", "--workspace"]);
+    if arguments.no_vm {
+        nextest.args(["--filter-expr", "not binary(story_vm)"]);
+    } else {
+        vm::prepare()?;
+    }
+    nextest
+        .args(&arguments.rest)
+        // The tests of virtual machines call back here.
+        .env("SALLYPORT_XTASK", std::env::current_exe()?);
+    run::loud("run the tests", &mut nextest)
+}
+
+/// Installs the certified OpenID provider from its lock file, unless that is done.
+pub(crate) fn openid_provider() -> Result<()> {
+    let folder = places::root().join("tests/oidc-provider");
+    let lock = std::fs::read(folder.join("package-lock.json"))?;
+    let done = folder.join("node_modules/.sallyport-lock");
+    if std::fs::read(&done).is_ok_and(|installed| installed == lock) {
+        return Ok(());
+    }
+    run::quiet(
+        "install the OpenID provider of the tests from its lock file",
+        Command::new("npm").current_dir(&folder).args([
+            "ci",
+            "--omit=dev",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ]),
+    )?;
+    Ok(std::fs::write(done, lock)?)
+}

@@ -1,0 +1,201 @@
+//! `cargo xtask vm`: the story, or given test programs, on a Debian kernel in QEMU.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::initramfs::Tree;
+use crate::{build, kernels, places, qemu, run, setup};
+
+/// `cargo xtask vm`
+#[derive(clap::Args)]
+pub(crate) struct VmArguments {
+    /// Kernel series; all of them when not given
+    #[arg(long = "kernel", value_name = "SERIES")]
+    kernels: Vec<String>,
+    /// A test program to run in the guest instead of the story (may be given more than once)
+    #[arg(long = "program", value_name = "FILE")]
+    programs: Vec<PathBuf>,
+    /// Give the guest this long
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    deadline: u64,
+    /// Use the programs that were built last
+    #[arg(long)]
+    no_build: bool,
+    /// Fetch the newest kernel of the series again
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// What the guest has of Debian's programs: what the story runs, and what a shell user expects.
+const SYSTEM_PROGRAMS: &[&str] = &[
+    "/usr/bin/bash",
+    "/usr/bin/dash",
+    "/usr/bin/sh",
+    "base64",
+    "cat",
+    "chmod",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "echo",
+    "env",
+    "false",
+    "head",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mv",
+    "printf",
+    "ps",
+    "rm",
+    "seq",
+    "setsid",
+    "sleep",
+    "stty",
+    "sync",
+    "tail",
+    "tee",
+    "test",
+    "touch",
+    "tr",
+    "true",
+    "truncate",
+    "tty",
+    "uname",
+    "unlink",
+    "wc",
+    "whoami",
+    "yes",
+    "grep",
+    "sed",
+    "perl",
+    "ssh",
+    "ssh-keygen",
+    "scp",
+    "sftp",
+    "/usr/lib/openssh/sftp-server",
+    "mount",
+    "umount",
+    "dmesg",
+];
+
+/// Our programs, below /opt/sallyport/bin in the guest.
+const PROGRAMS: &[&str] =
+    &["sallyport", "sallyport-gateway", "sallyport-sensor", "sallyport-dev-issuer", "sallyport-demo"];
+
+/// Boots every kernel that was asked for; says of each what came of it.
+pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
+    setup::packages(setup::Needed::Test)?;
+    if !arguments.no_build {
+        build::run(&build::BuildArguments::default())?;
+    }
+    let names: Vec<&str> = match arguments.kernels.is_empty() {
+        true => kernels::SERIES.iter().map(|series| series.name).collect(),
+        false => arguments.kernels.iter().map(String::as_str).collect(),
+    };
+    let initramfs = guest(&arguments.programs)?;
+    let mut failed = Vec::new();
+    for name in names {
+        let kernel = kernels::kernel(kernels::series(name)?, arguments.refresh)?;
+        run::say(format_args!("boot {} in QEMU, software emulation", kernel.version));
+        let machine = qemu::Machine {
+            kernel: &kernel.image,
+            initramfs: &initramfs,
+            arguments: &[if arguments.programs.is_empty() { "story" } else { "programs" }.to_owned()],
+            deadline: Duration::from_secs(arguments.deadline),
+            log: &places::cache().join(format!("console-{name}.log")),
+        };
+        if let Err(error) = qemu::boot(&machine, |line| println!("{name} | {line}")) {
+            eprintln!("error: kernel {name}: {error:#}");
+            failed.push(name);
+        }
+    }
+    let _ = std::fs::remove_file(&initramfs);
+    if !failed.is_empty() {
+        bail!("failed on kernel {}", failed.join(" and "));
+    }
+    Ok(())
+}
+
+/// Fetches the kernels, so that a test run can go on without the network.
+pub(crate) fn prepare() -> Result<()> {
+    for series in kernels::SERIES {
+        kernels::kernel(series, false)?;
+    }
+    Ok(())
+}
+
+/// Writes the guest's file system.
+fn guest(programs: &[PathBuf]) -> Result<PathBuf> {
+    let built = places::programs(false);
+    let mut tree = Tree::with_skeleton();
+    tree.program("init", &built.join("sallyport-guest-init"))?;
+    for program in PROGRAMS {
+        tree.program(&format!("opt/sallyport/bin/{program}"), &built.join(program))?;
+    }
+    for program in programs {
+        let name = program.file_name().context("a test program needs a name")?.to_string_lossy();
+        tree.program(&format!("opt/tests/{name}"), program)?;
+    }
+    for program in SYSTEM_PROGRAMS {
+        // `sh` may be any shell, and some names are only built into shells.
+        if program.starts_with('/') || run::find(program).is_some() {
+            tree.system_program(program)?;
+        }
+    }
+    perl(&mut tree)?;
+    policies(&mut tree)?;
+    accounts(&mut tree);
+    let path = places::cache().join(format!("guest-{}.cpio", std::process::id()));
+    std::fs::create_dir_all(places::cache())?;
+    std::fs::write(&path, tree.archive()?).context("write the guest's file system")?;
+    Ok(path)
+}
+
+/// The modules that Debian's essential perl has: sockets among them.
+fn perl(tree: &mut Tree) -> Result<()> {
+    for folder in ["/usr/lib/x86_64-linux-gnu/perl-base", "/usr/lib/aarch64-linux-gnu/perl-base"] {
+        let folder = std::path::Path::new(folder);
+        if folder.exists() {
+            tree.system_folder(folder, &|path| path.ends_with("unicore"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The shipped bundles, where the demo looks for them beside the programs.
+fn policies(tree: &mut Tree) -> Result<()> {
+    let root = places::root();
+    let mut folders = vec![root.join("policies")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(&root)?.to_string_lossy().into_owned();
+                tree.file(&format!("opt/sallyport/{name}"), 0o644, std::fs::read(&path)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn accounts(tree: &mut Tree) {
+    let passwd = "root:x:0:0:root:/root:/bin/bash\n\
+                  app:x:1000:1000:app:/home/app:/bin/bash\n\
+                  nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+    tree.file("etc/passwd", 0o644, passwd);
+    tree.file("etc/group", 0o644, "root:x:0:\ntty:x:5:\napp:x:1000:\nnogroup:x:65534:\n");
+    tree.file("etc/shadow", 0o600, "root:*:19000:0:99999:7:::\napp:*:19000:0:99999:7:::\n");
+    tree.file("etc/shells", 0o644, "/bin/sh\n/bin/bash\n/usr/bin/bash\n");
+    tree.file("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files\n");
+    tree.file("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n");
+    tree.file("etc/os-release", 0o644, "PRETTY_NAME=\"Sallyport test guest\"\nID=sallyport-guest\n");
+    tree.directory("home/app", 0o755);
+}
