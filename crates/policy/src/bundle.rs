@@ -1,0 +1,328 @@
+//! A bundle: the files of a policy, by path. Reading one from a folder, and its manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::archive;
+
+/// Name of the manifest.
+pub(crate) const MANIFEST: &str = "bundle.toml";
+/// Name of the file of groups, host groups and hosts.
+pub(crate) const ENTITIES: &str = "entities.json";
+/// Under this prefix lie the files of included bundles, each under its name.
+pub(crate) const INCLUDE: &str = "include/";
+/// Version of the schema that this program speaks.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
+/// The files of a policy by path: manifest, Cedar files, entities, test cases, and the same of the
+/// bundles it includes. Not yet checked: see [`crate::Policy::load`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+}
+
+/// Why a bundle could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// A file or folder could not be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no manifest.
+    #[error("`{path}` is no policy bundle: it has no `bundle.toml`; create one with `name`, `schema = 1` and `contact`")]
+    NoManifest {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The manifest is wrong.
+    #[error("`{path}` is not a valid bundle manifest: {message}")]
+    Manifest {
+        /// The manifest.
+        path: String,
+        /// What is wrong, with the place.
+        message: String,
+    },
+    /// A symbolic link in the folder.
+    #[error("`{path}` is a symbolic link; a bundle must hold its files itself, so that its version covers their content")]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
+    /// Two different included bundles have one name.
+    #[error("two included bundles are called `{name}`: `{first}` and `{second}`; give one another `name` in its bundle.toml")]
+    SameName {
+        /// The name.
+        name: String,
+        /// The one.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A bundle includes itself.
+    #[error("`{path}` includes itself, directly or through another bundle")]
+    Cycle {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file's path is not acceptable.
+    #[error("`{path}` is not an acceptable path in a bundle: {why}")]
+    Path {
+        /// As given.
+        path: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A limit was crossed.
+    #[error("the bundle is too large: {what} is limited to {limit}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The archive's bytes are not a bundle.
+    #[error("this is not a policy bundle archive: {0}")]
+    Archive(&'static str),
+}
+
+/// `bundle.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub(crate) name: String,
+    pub(crate) schema: u32,
+    #[serde(default)]
+    pub(crate) contact: Option<String>,
+    #[serde(default)]
+    pub(crate) include: Vec<String>,
+}
+
+impl Manifest {
+    /// Parses and checks; the error is a sentence.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+        let manifest: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            format!("line {line}: {}", error.message().trim_end())
+        })?;
+        let name = &manifest.name;
+        if name.is_empty()
+            || name.len() > 64
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
+            return Err("`name` must be 1 to 64 letters, digits, `-` or `_`".into());
+        }
+        if manifest.schema != SCHEMA_VERSION {
+            return Err(format!(
+                "`schema = {}` is not known to this version, which speaks schema {SCHEMA_VERSION}",
+                manifest.schema
+            ));
+        }
+        if let Some(contact) = &manifest.contact
+            && (contact.is_empty() || contact.len() > 200 || contact.chars().any(char::is_control))
+        {
+            return Err("`contact` must be 1 to 200 characters without control characters".into());
+        }
+        Ok(manifest)
+    }
+}
+
+impl Bundle {
+    /// Reads the bundle in a folder and those that it includes.
+    pub fn read_dir(folder: &Path) -> Result<Self, BundleError> {
+        let mut reader = Reader::default();
+        reader.bundle(folder, None)?;
+        Ok(Self { files: reader.files })
+    }
+
+    /// Reads an archive made by [`Self::to_archive`]. The bytes are not trusted.
+    pub fn from_archive(bytes: &[u8]) -> Result<Self, BundleError> {
+        Ok(Self { files: archive::decode(bytes)? })
+    }
+
+    /// The canonical archive: the same files always give the same bytes.
+    pub fn to_archive(&self) -> Vec<u8> {
+        archive::encode(&self.files)
+    }
+
+    /// The version: SHA-256 of [`Self::to_archive`], in hexadecimal.
+    pub fn version(&self) -> String {
+        use sha2::Digest as _;
+        hex::encode(sha2::Sha256::digest(self.to_archive()))
+    }
+
+    /// Paths of all files, sorted.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Content of a file.
+    pub fn file(&self, path: &str) -> Option<&[u8]> {
+        self.files.get(path).map(Vec::as_slice)
+    }
+
+    /// Makes a bundle of files in memory; the same rules of paths and sizes apply as to archives.
+    pub fn from_files<I, P, C>(files: I) -> Result<Self, BundleError>
+    where
+        I: IntoIterator<Item = (P, C)>,
+        P: Into<String>,
+        C: Into<Vec<u8>>,
+    {
+        let files: BTreeMap<String, Vec<u8>> =
+            files.into_iter().map(|(path, content)| (path.into(), content.into())).collect();
+        archive::check(&files)?;
+        Ok(Self { files })
+    }
+
+    /// Prefixes of the bundle itself (`""`) and of the included ones (`include/NAME/`).
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let included: BTreeSet<String> = self
+            .files
+            .keys()
+            .filter_map(|path| path.strip_prefix(INCLUDE)?.split('/').next())
+            .map(|name| format!("{INCLUDE}{name}/"))
+            .collect();
+        std::iter::once(String::new()).chain(included).collect()
+    }
+}
+
+/// Collects the files of a bundle and its includes from disk.
+#[derive(Default)]
+struct Reader {
+    files: BTreeMap<String, Vec<u8>>,
+    total: usize,
+    /// Folder of each included bundle already read, by name.
+    included: BTreeMap<String, PathBuf>,
+    /// Folders being read, to notice cycles.
+    open: Vec<PathBuf>,
+}
+
+impl Reader {
+    /// Reads one bundle; `includer` is the manifest that named it, none for the bundle itself.
+    fn bundle(&mut self, folder: &Path, includer: Option<&Path>) -> Result<(), BundleError> {
+        let read = |source| BundleError::Read { path: folder.to_path_buf(), source };
+        let canonical = fs::canonicalize(folder).map_err(read)?;
+        if self.open.contains(&canonical) {
+            return Err(BundleError::Cycle { path: canonical });
+        }
+        let manifest_path = folder.join(MANIFEST);
+        if !manifest_path.exists() {
+            return Err(BundleError::NoManifest { path: folder.to_path_buf() });
+        }
+        let bytes = self.content(&manifest_path)?;
+        let manifest = Manifest::parse(&bytes).map_err(|message| BundleError::Manifest {
+            path: manifest_path.display().to_string(),
+            message,
+        })?;
+        let prefix = if includer.is_some() {
+            if let Some(first) = self.included.get(&manifest.name) {
+                if *first == canonical {
+                    return Ok(());
+                }
+                return Err(BundleError::SameName {
+                    name: manifest.name,
+                    first: first.clone(),
+                    second: canonical,
+                });
+            }
+            self.included.insert(manifest.name.clone(), canonical.clone());
+            format!("{INCLUDE}{}/", manifest.name)
+        } else {
+            String::new()
+        };
+        self.open.push(canonical);
+        self.folder(folder, &prefix, 0)?;
+        for include in &manifest.include {
+            self.bundle(&folder.join(include), Some(&manifest_path))?;
+        }
+        self.open.pop();
+        Ok(())
+    }
+
+    /// Takes the files of a folder that belong into a bundle; others (a README, say) are left out.
+    fn folder(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<(), BundleError> {
+        if depth > archive::MAX_DEPTH {
+            return Err(BundleError::TooLarge {
+                what: "the depth of folders",
+                limit: archive::MAX_DEPTH,
+            });
+        }
+        let read = |source| BundleError::Read { path: folder.to_path_buf(), source };
+        for entry in fs::read_dir(folder).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            let path = entry.path();
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                return Err(BundleError::Path {
+                    path: path.display().to_string(),
+                    why: "it is not UTF-8",
+                });
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let kind = entry.file_type().map_err(read)?;
+            let inside = format!("{prefix}{name}");
+            if kind.is_symlink() {
+                return Err(BundleError::Link { path });
+            } else if kind.is_dir() {
+                if depth == 0 && INCLUDE.trim_end_matches('/') == name {
+                    return Err(BundleError::Path {
+                        path: path.display().to_string(),
+                        why: "a folder `include` is reserved for included bundles",
+                    });
+                }
+                // The cases of an included bundle speak of that bundle alone.
+                if depth == 0 && name == "tests" && prefix.starts_with(INCLUDE) {
+                    continue;
+                }
+                self.folder(&path, &format!("{inside}/"), depth + 1)?;
+            } else if kind.is_file() && archive::belongs(&inside) {
+                archive::check_path(&inside)?;
+                let content = self.content(&path)?;
+                self.total += content.len();
+                if self.total > archive::MAX_BYTES {
+                    return Err(BundleError::TooLarge {
+                        what: "the total size in bytes",
+                        limit: archive::MAX_BYTES,
+                    });
+                }
+                self.files.insert(inside, content);
+                if self.files.len() > archive::MAX_FILES {
+                    return Err(BundleError::TooLarge {
+                        what: "the number of files",
+                        limit: archive::MAX_FILES,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn content(&self, path: &Path) -> Result<Vec<u8>, BundleError> {
+        let read = |source| BundleError::Read { path: path.to_path_buf(), source };
+        let mut content = Vec::new();
+        fs::File::open(path)
+            .map_err(read)?
+            .take(archive::MAX_BYTES as u64 + 1)
+            .read_to_end(&mut content)
+            .map_err(read)?;
+        if content.len() > archive::MAX_BYTES {
+            return Err(BundleError::TooLarge {
+                what: "the size of a file in bytes",
+                limit: archive::MAX_BYTES,
+            });
+        }
+        Ok(content)
+    }
+}

@@ -1,0 +1,172 @@
+//! Decisions by Cedar's own authorizer.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use cedar_policy::{Authorizer, Context, Decision, Entities, PolicySet, Request, RestrictedExpression};
+
+use crate::entities::uid;
+use crate::load::Policy;
+use crate::question::{Answer, Principal, Question};
+use crate::rule::Rule;
+
+impl Policy {
+    /// Decides a question. Anything that goes wrong on the way is a denial.
+    ///
+    /// Several rules may apply. Of forbids the strongest `@on_violation` is named, then the first id; of
+    /// permits the first id.
+    pub fn decide(&self, question: &Question) -> Answer {
+        let denied = Answer { allowed: false, rule: None, observed: None, session_limit: None };
+        let Some(request) = request(question) else { return denied };
+        let entities = self.inner.known.with(question.principal(), question.host());
+        let (allowed, rules) = self.ask(&request, &self.inner.enforced, &entities);
+        let rule = if allowed { permit(&rules) } else { forbid(&rules) };
+        let mut answer = Answer { allowed, rule: rule.map(|rule| rule.info.clone()), ..denied };
+        if allowed {
+            let (_, watched) = self.ask(&request, &self.inner.monitored, &entities);
+            answer.observed = forbid(&watched).map(|rule| rule.info.clone());
+            answer.session_limit = rules.iter().filter_map(|rule| rule.session_limit).min();
+        }
+        answer
+    }
+
+    /// Local users as whom this person may open a session on this host, sorted, as far as rules name
+    /// users. For rules on the client's address: those open from at least one address that a rule names.
+    pub fn local_users(&self, principal: &Principal, host: &str) -> Vec<String> {
+        // 192.0.2.1 (RFC 5737) and 2001:db8::1 (RFC 3849) stand for "anywhere else".
+        let anywhere = ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1"];
+        let mut addresses: BTreeSet<IpAddr> =
+            anywhere.iter().filter_map(|text| text.parse().ok()).collect();
+        for text in self.texts() {
+            if let Ok(address) = text.split('/').next().unwrap_or_default().parse() {
+                addresses.insert(address);
+            }
+        }
+        let mut users = BTreeSet::new();
+        for address in addresses {
+            users.extend(self.local_users_from(principal, host, address));
+        }
+        users.into_iter().collect()
+    }
+
+    /// Like [`Self::local_users`], for a client at this address.
+    pub fn local_users_from(
+        &self,
+        principal: &Principal,
+        host: &str,
+        client_address: IpAddr,
+    ) -> Vec<String> {
+        let allowed = |local_user: &String| {
+            let question = Question::OpenSession {
+                principal: principal.clone(),
+                host: host.to_owned(),
+                local_user: local_user.clone(),
+                client_address,
+            };
+            self.decide(&question).allowed
+        };
+        self.texts().into_iter().filter(allowed).collect()
+    }
+
+    /// Every string that a rule on sessions, or a host's label, could compare a local user with.
+    fn texts(&self) -> BTreeSet<String> {
+        let mut texts = BTreeSet::new();
+        for rule in self.inner.rules.values().filter(|rule| rule.speaks_of("open_session")) {
+            for clause in rule.body.clauses() {
+                let (cedar_policy::pst::Clause::When(expr) | cedar_policy::pst::Clause::Unless(expr)) =
+                    clause
+                else {
+                    continue;
+                };
+                crate::expr::strings(expr, &mut texts);
+            }
+        }
+        for entity in self.inner.known.entities.iter() {
+            for (_, value) in entity.tags() {
+                if let Ok(cedar_policy::EvalResult::String(text)) = value {
+                    texts.insert(text);
+                }
+            }
+        }
+        texts.retain(|text| !text.is_empty() && !text.contains(['\0', '/', ':', '\n']) || text.parse::<IpAddr>().is_ok());
+        texts
+    }
+
+    /// Cedar's decision and the rules that determine it.
+    fn ask(&self, request: &Request, set: &PolicySet, entities: &Entities) -> (bool, Vec<&Rule>) {
+        let response = Authorizer::new().is_authorized(request, set, entities);
+        let rules = response
+            .diagnostics()
+            .reason()
+            .filter_map(|id| self.inner.rules.get(AsRef::<str>::as_ref(id)))
+            .collect();
+        (response.decision() == Decision::Allow, rules)
+    }
+}
+
+/// Of several permits that apply, the one that is named.
+fn permit<'a>(rules: &[&'a Rule]) -> Option<&'a Rule> {
+    rules.iter().copied().filter(|rule| !rule.forbids).min_by_key(|rule| &rule.info.id)
+}
+
+/// Of several forbids that apply, the one that is named and whose effect counts.
+fn forbid<'a>(rules: &[&'a Rule]) -> Option<&'a Rule> {
+    rules
+        .iter()
+        .copied()
+        .filter(|rule| rule.forbids)
+        .min_by_key(|rule| (std::cmp::Reverse(rule.info.on_violation), &rule.info.id))
+}
+
+/// The name of a protocol number in policies.
+pub(crate) fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The last component of a path.
+fn name_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+/// The question as Cedar has it. None only if a value cannot be expressed, which then is denied.
+pub(crate) fn request(question: &Question) -> Option<Request> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let address = |value: &IpAddr| RestrictedExpression::new_ip(value.to_canonical().to_string());
+    let pairs: Vec<(&str, RestrictedExpression)> = match question {
+        Question::OpenSession { local_user, client_address, .. } => {
+            vec![("local_user", text(local_user)), ("client_address", address(client_address))]
+        }
+        Question::Exec { local_user, path, args, fileless, .. } => {
+            let none = [String::new()];
+            let args: &[String] = if args.is_empty() { &none } else { args };
+            vec![
+                ("local_user", text(local_user)),
+                ("path", text(path)),
+                ("name", text(name_of(path))),
+                ("args", RestrictedExpression::new_set(args.iter().map(|arg| text(arg)))),
+                ("command_line", text(&args.join(" "))),
+                ("fileless", RestrictedExpression::new_bool(*fileless)),
+            ]
+        }
+        Question::Connect { local_user, address: to, port, protocol, .. } => vec![
+            ("local_user", text(local_user)),
+            ("address", address(to)),
+            ("port", RestrictedExpression::new_long(i64::from(*port))),
+            ("protocol", text(&protocol_name(*protocol))),
+        ],
+        Question::Gateway { .. } => vec![],
+    };
+    let context =
+        Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).ok()?;
+    let resource = match question.host() {
+        Some(host) => uid("Host", host),
+        None => uid("Gateway", "gateway"),
+    };
+    let principal = uid("User", &question.principal().user);
+    Request::new(principal, uid("Action", question.action()), resource, context, None).ok()
+}

@@ -1,0 +1,314 @@
+//! Loading: parse and check a whole bundle, and report everything that is wrong with it at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use miette::Diagnostic as _;
+
+use crate::bundle::{Bundle, MANIFEST, Manifest};
+use crate::diagnostic::{Diagnostics, Faults};
+use crate::entities::{self, Known};
+use crate::question::{OnViolation, RuleInfo};
+use crate::rule::{self, DEFAULT_RULE, Rule};
+use crate::source::{self, Chunk};
+
+/// Whom to ask when neither rule nor bundle says so.
+const DEFAULT_CONTACT: &str = "your security team";
+/// Most rules of a bundle: a compiled decision has 16 bits for the rule.
+const MAX_RULES: usize = 65_534;
+
+/// The schema's text, for people and editors.
+pub const SCHEMA: &str = include_str!("schema.cedarschema");
+
+/// The schema, parsed once.
+static PARSED: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
+    Schema::from_cedarschema_str(SCHEMA)
+        .map(|(schema, _)| schema)
+        .map_err(|error| entities::chain(&error))
+});
+
+/// A checked policy. Cheap to clone and to share.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) version: String,
+    pub(crate) name: String,
+    /// All rules, by id.
+    pub(crate) rules: BTreeMap<String, Rule>,
+    /// Without the monitored ones.
+    pub(crate) enforced: PolicySet,
+    pub(crate) monitored: PolicySet,
+    pub(crate) known: Known,
+    pub(crate) default_rule: RuleInfo,
+}
+
+impl Policy {
+    /// Parses and checks a bundle. The error holds all faults of all its files.
+    pub fn load(bundle: &Bundle) -> Result<Self, Diagnostics> {
+        let mut faults = Faults::default();
+        let schema = match &*PARSED {
+            Ok(schema) => schema,
+            Err(error) => {
+                faults.file("schema.cedarschema", error.clone(), None);
+                return Err(faults.result(()).err().unwrap_or(Diagnostics { faults: vec![] }));
+            }
+        };
+        let mut contacts = BTreeMap::new();
+        let mut name = String::new();
+        for part in bundle.parts() {
+            let file = format!("{part}{MANIFEST}");
+            let Some(content) = bundle.file(&file) else {
+                faults.file(&file, "the bundle has no manifest", None);
+                continue;
+            };
+            match Manifest::parse(content) {
+                Ok(manifest) => {
+                    if part.is_empty() {
+                        name = manifest.name;
+                    }
+                    contacts.insert(part, manifest.contact);
+                }
+                Err(message) => faults.file(&file, message, None),
+            }
+        }
+        let root_contact = contacts.get("").cloned().flatten();
+        let root_contact = root_contact.unwrap_or_else(|| DEFAULT_CONTACT.to_owned());
+        let known = entities::read(&mut faults, bundle, schema);
+        let mut loader = Loader { faults, known: &known, chunks: BTreeMap::new(), rules: BTreeMap::new() };
+        let mut all = PolicySet::new();
+        for part in bundle.parts() {
+            let contact = contacts.get(&part).cloned().flatten();
+            let contact = contact.unwrap_or_else(|| root_contact.clone());
+            for (file, content) in &bundle.files {
+                let own = if part.is_empty() {
+                    !file.starts_with(crate::bundle::INCLUDE)
+                } else {
+                    file.starts_with(&part)
+                };
+                if own && file.ends_with(".cedar") {
+                    match std::str::from_utf8(content) {
+                        Ok(text) => loader.file(&mut all, file, text, &contact),
+                        Err(_) => loader.faults.file(file, "the file is not UTF-8", None),
+                    }
+                }
+            }
+        }
+        loader.validate(&all, schema);
+        loader.check_placement();
+        let Loader { mut faults, rules, .. } = loader;
+        if rules.is_empty() && faults.is_empty() {
+            faults.file(
+                MANIFEST,
+                "the bundle has no rules",
+                Some("put policies into *.cedar files; without any, everything is denied".into()),
+            );
+        }
+        if rules.len() > MAX_RULES {
+            faults.file(MANIFEST, format!("there are more than {MAX_RULES} rules"), None);
+        }
+        let (mut enforced, mut monitored) = (PolicySet::new(), PolicySet::new());
+        for policy in all.policies() {
+            let watched = rules.get(&policy.id().to_string()).is_some_and(|rule| rule.monitored);
+            let set = if watched { &mut monitored } else { &mut enforced };
+            // Ids are unique in `all`, so adding cannot fail; if it did, a rule would be missing.
+            if let Err(error) = set.add(policy.clone()) {
+                faults.file(MANIFEST, entities::chain(&error), None);
+            }
+        }
+        let default_rule = RuleInfo {
+            id: DEFAULT_RULE.to_owned(),
+            reason: "no rule permits it".to_owned(),
+            contact: root_contact,
+            on_violation: OnViolation::Block,
+            file: MANIFEST.to_owned(),
+            line: 1,
+        };
+        faults.result(())?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                version: bundle.version(),
+                name,
+                rules,
+                enforced,
+                monitored,
+                known,
+                default_rule,
+            }),
+        })
+    }
+
+    /// The bundle's version: SHA-256 of its archive in hexadecimal.
+    pub fn version(&self) -> &str {
+        &self.inner.version
+    }
+
+    /// The bundle's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// All rules, by id.
+    pub fn rules(&self) -> impl Iterator<Item = &RuleInfo> {
+        self.inner.rules.values().map(|rule| &rule.info)
+    }
+
+    /// What stands for "no rule permits it": id `default-deny`.
+    pub fn default_rule(&self) -> &RuleInfo {
+        &self.inner.default_rule
+    }
+
+    /// Hosts that the bundle lists, sorted.
+    pub fn hosts(&self) -> Vec<String> {
+        self.inner.known.hosts.clone()
+    }
+}
+
+/// A policy's place: its file, the file's text, and its own part of it.
+struct Place<'a> {
+    file: &'a str,
+    text: &'a str,
+    chunk: Chunk<'a>,
+}
+
+struct Loader<'a> {
+    faults: Faults,
+    known: &'a Known,
+    /// By the id under which Cedar knows the policy.
+    chunks: BTreeMap<String, Place<'a>>,
+    rules: BTreeMap<String, Rule>,
+}
+
+impl<'a> Loader<'a> {
+    fn file(&mut self, all: &mut PolicySet, file: &'a str, text: &'a str, contact: &str) {
+        for chunk in source::cut(text) {
+            // Until the annotations are read; also keeps rules without a proper id apart.
+            let provisional = format!("{file}:{}", chunk.offset);
+            let parsed =
+                cedar_policy::Policy::parse(Some(PolicyId::new(&provisional)), chunk.text);
+            let policy = match parsed {
+                Ok(policy) => policy,
+                Err(errors) => {
+                    self.syntax(file, text, &chunk, &errors);
+                    continue;
+                }
+            };
+            let body = match policy.to_pst() {
+                Ok(policy) => policy.body().clone(),
+                Err(error) => {
+                    let place = (chunk.offset, chunk.text.len());
+                    self.faults.at((file, text), place, entities::chain(&error), None);
+                    continue;
+                }
+            };
+            self.unknown_entities(file, text, &chunk, &policy);
+            let rule = rule::rule(&mut self.faults, (file, text), &chunk, body, contact);
+            let mut id = rule.info.id.clone();
+            if id.is_empty() {
+                id = provisional;
+            } else if let Some(first) = self.rules.get(&id) {
+                let place = chunk
+                    .annotations
+                    .iter()
+                    .find(|annotation| annotation.name == "id")
+                    .and_then(|annotation| annotation.value)
+                    .unwrap_or((chunk.offset, 1));
+                let message = format!("the id `{id}` is already used");
+                let help = format!("{}:{} has it; every rule needs its own", first.info.file, first.info.line);
+                self.faults.at((file, text), place, message, Some(help));
+                id = provisional;
+            }
+            if let Err(error) = all.add(policy.new_id(PolicyId::new(&id))) {
+                self.faults.at((file, text), (chunk.offset, 1), entities::chain(&error), None);
+            }
+            self.rules.insert(id.clone(), rule);
+            self.chunks.insert(id, Place { file, text, chunk });
+        }
+    }
+
+    fn syntax(
+        &mut self,
+        file: &str,
+        text: &str,
+        chunk: &Chunk<'_>,
+        errors: &cedar_policy::ParseErrors,
+    ) {
+        for error in errors.iter() {
+            let (offset, length) = span(error).unwrap_or((0, 1));
+            let help = error.help().map(|help| help.to_string());
+            self.faults.at((file, text), (chunk.offset + offset, length), entities::chain(error), help);
+        }
+    }
+
+    fn unknown_entities(
+        &mut self,
+        file: &str,
+        text: &str,
+        chunk: &Chunk<'_>,
+        policy: &cedar_policy::Policy,
+    ) {
+        let mut literals = policy.entity_literals();
+        literals.sort();
+        literals.dedup();
+        for uid in literals {
+            let kind = uid.type_name().to_string();
+            if !["Group", "HostGroup", "Host"].contains(&kind.as_str())
+                || self.known.uids.contains(&uid)
+            {
+                continue;
+            }
+            let written = uid.to_string();
+            let offset = chunk.text.find(&written).unwrap_or(0);
+            let same_kind: Vec<&str> = self
+                .known
+                .uids
+                .iter()
+                .filter(|known| known.type_name() == uid.type_name())
+                .map(|known| known.id().unescaped())
+                .collect();
+            let help = crate::diagnostic::nearest(uid.id().unescaped(), &same_kind).map_or_else(
+                || format!("list it in {}, or correct the name", crate::bundle::ENTITIES),
+                |near| format!("did you mean `{kind}::\"{near}\"`?"),
+            );
+            let place = (chunk.offset + offset, written.len());
+            self.faults.at((file, text), place, format!("unknown entity `{written}`"), Some(help));
+        }
+    }
+
+    /// Cedar's own strict validation. Its warnings (a rule that can never apply, confusable
+    /// characters) are faults here: a policy that does not mean what it seems to is worse than none.
+    fn validate(&mut self, all: &PolicySet, schema: &Schema) {
+        let result = Validator::new(schema.clone()).validate(all, ValidationMode::Strict);
+        let errors = result.validation_errors().map(|error| {
+            (error.policy_id(), entities::chain(error), span(error), error.help().map(|h| h.to_string()))
+        });
+        let warnings = result.validation_warnings().map(|warning| {
+            (warning.policy_id(), entities::chain(warning), span(warning), warning.help().map(|h| h.to_string()))
+        });
+        for (id, message, span, help) in errors.chain(warnings) {
+            let id = id.to_string();
+            let message = message.replace(&format!("for policy `{id}`, "), "");
+            let Some(place) = self.chunks.get(&id) else {
+                self.faults.file(MANIFEST, message, help);
+                continue;
+            };
+            let (offset, length) = span.unwrap_or((0, 1));
+            let at = (place.chunk.offset + offset, length);
+            self.faults.at((place.file, place.text), at, message, help);
+        }
+    }
+
+    /// Conditions of `exec` and `connect` that the kernel's tables cannot hold.
+    fn check_placement(&mut self) {
+    }
+}
+
+/// Offset and length of the place that a Cedar error speaks of, in the policy's own text.
+fn span(error: &dyn miette::Diagnostic) -> Option<(usize, usize)> {
+    let label = error.labels()?.next()?;
+    Some((label.offset(), label.len()))
+}

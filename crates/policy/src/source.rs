@@ -1,0 +1,155 @@
+//! Cedar source files, cut into single policies, so that a fault in one never hides faults in others.
+
+/// One policy's text in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk<'a> {
+    /// Byte offset of `text` in the file.
+    pub(crate) offset: usize,
+    /// From the first token to the semicolon.
+    pub(crate) text: &'a str,
+    /// The annotations, in order.
+    pub(crate) annotations: Vec<Annotation>,
+}
+
+/// Where an annotation stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Annotation {
+    /// Without the `@`.
+    pub(crate) name: String,
+    /// Byte offset in the file of the `@`.
+    pub(crate) offset: usize,
+    /// Length of `@name`.
+    pub(crate) length: usize,
+    /// Byte offset and length in the file of the quoted value, if there is one.
+    pub(crate) value: Option<(usize, usize)>,
+}
+
+/// Cuts a file at the semicolons that end policies.
+pub(crate) fn cut(text: &str) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    let mut start = None;
+    let mut last = 0;
+    let mut tokens = Tokens { text, at: 0 };
+    while let Some((token, offset, end)) = tokens.next() {
+        let begin = *start.get_or_insert(offset);
+        last = end;
+        if token == Token::Semicolon {
+            chunks.push(chunk(text, begin, end));
+            start = None;
+        }
+    }
+    if let Some(begin) = start {
+        chunks.push(chunk(text, begin, last));
+    }
+    chunks
+}
+
+fn chunk(file: &str, begin: usize, end: usize) -> Chunk<'_> {
+    let text = &file[begin..end];
+    let mut annotations = Vec::new();
+    let mut tokens = Tokens { text, at: 0 };
+    let mut next = tokens.next();
+    while let Some((Token::At, at, _)) = next {
+        let Some((Token::Word, word, word_end)) = tokens.next() else { break };
+        let mut annotation = Annotation {
+            name: text[word..word_end].to_owned(),
+            offset: begin + at,
+            length: word_end - at,
+            value: None,
+        };
+        next = tokens.next();
+        if let Some((Token::Open, ..)) = next {
+            if let Some((Token::Quoted, quote, quote_end)) = tokens.next() {
+                annotation.value = Some((begin + quote, quote_end - quote));
+            }
+            // The closing parenthesis; whatever else stands here is for Cedar's parser to report.
+            tokens.next();
+            next = tokens.next();
+        }
+        annotations.push(annotation);
+    }
+    Chunk { offset: begin, text, annotations }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Token {
+    At,
+    Word,
+    Open,
+    Quoted,
+    Semicolon,
+    Other,
+}
+
+/// A tokenizer that knows just enough: comments, strings, words.
+struct Tokens<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl Tokens<'_> {
+    fn next(&mut self) -> Option<(Token, usize, usize)> {
+        let bytes = self.text.as_bytes();
+        loop {
+            while bytes.get(self.at).is_some_and(u8::is_ascii_whitespace) {
+                self.at += 1;
+            }
+            if !self.text[self.at..].starts_with("//") {
+                break;
+            }
+            self.at = self.text[self.at..].find('\n').map_or(bytes.len(), |n| self.at + n);
+        }
+        let start = self.at;
+        let token = match *bytes.get(start)? {
+            b'@' => Token::At,
+            b'(' => Token::Open,
+            b';' => Token::Semicolon,
+            b'"' => {
+                self.at += 1;
+                while let Some(byte) = bytes.get(self.at) {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => self.at += 2,
+                        _ => self.at += 1,
+                    }
+                }
+                self.at = (self.at + 1).min(bytes.len());
+                return Some((Token::Quoted, start, self.text.ceil_char_boundary(self.at)));
+            }
+            byte if byte.is_ascii_alphanumeric() || byte == b'_' => {
+                while bytes.get(self.at).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+                    self.at += 1;
+                }
+                return Some((Token::Word, start, self.at));
+            }
+            _ => Token::Other,
+        };
+        self.at += self.text[start..].chars().next().map_or(1, char::len_utf8);
+        Some((token, start, self.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_cut_where_they_end() {
+        let text = "// a;b\n@id(\"x;\\\"y\") // c\n@reason(\"é\")\npermit(principal, action, resource);\nforbid (";
+        let chunks = cut(text);
+        assert_eq!(chunks.len(), 2);
+        assert_eq!(chunks[0].annotations.len(), 2);
+        assert_eq!(chunks[0].annotations[1].name, "reason");
+        let (at, length) = chunks[0].annotations[0].value.expect("has a value");
+        assert_eq!(&text[at..at + length], "\"x;\\\"y\"");
+        assert_eq!(chunks[1].text, "forbid (");
+        assert_eq!(&text[chunks[1].offset..], "forbid (");
+    }
+
+    #[test]
+    fn nothing_in_a_file_makes_it_panic() {
+        for text in ["", "\"", "\"\\", "@", "@id", "@id(", "@id(\"", "é;é", "\"é\\é", "//", ";;", "@é(\"x\")"] {
+            cut(text);
+        }
+    }
+}
