@@ -3,5 +3,11 @@
 //! Pure: no IO, no clock, no async. What is verified here needs no network and no key but the log's public one.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
+pub mod merkle;
+pub mod note;
 pub mod record;
+pub mod verify;
+
+pub use checkpoint::Checkpoint;
 pub use record::Record;
