@@ -38,6 +38,8 @@ pub mod cause {
     pub const TOO_MANY_TASKS: u32 = 6;
     /// A socket type that this version does not let sessions use (raw, MPTCP, SCTP, DCCP).
     pub const SOCKET_TYPE: u32 = 7;
+    /// All of the CPU's work areas were taken by programs that had been preempted.
+    pub const BUSY: u32 = 8;
 }
 
 /// What every event begins with.
@@ -112,6 +114,8 @@ pub const EXEC_PREVENTED: u32 = 2;
 pub const EXEC_ARGS_CUT: u32 = 4;
 /// Path bytes are incomplete (it was too long or unreadable).
 pub const EXEC_PATH_CUT: u32 = 8;
+/// The arguments were not read: refused before the new program's memory was there, or unreadable.
+pub const EXEC_ARGS_UNKNOWN: u32 = 16;
 
 /// Body of [`kind::EXIT`].
 #[repr(C)]

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod event;
+pub mod kernel;
 pub mod policy;
 pub mod session;
 
@@ -21,8 +22,15 @@ pub const TASKS_SOFT_LIMIT: u32 = 60_000;
 pub const MAX_SESSIONS: u32 = 4_096;
 /// Compiled policies loaded at once at most.
 pub const MAX_POLICIES: u32 = 1_024;
-/// Size of the arena that holds all compiled tables, in 32-bit words (64 MiB).
-pub const ARENA_WORDS: u32 = 1 << 24;
+/// Words in one entry of array map `ARENA`. The kernel rounds every entry up to 8 bytes, so single
+/// words would take twice the memory; regions of compiled policies begin at entries.
+pub const ARENA_BLOCK: u32 = 1 << 10;
+/// Entries of the arena that holds all compiled tables (64 MiB in all).
+pub const ARENA_BLOCKS: u32 = 1 << 14;
+/// Size of the arena in 32-bit words.
+pub const ARENA_WORDS: u32 = ARENA_BLOCKS * ARENA_BLOCK;
+/// One entry of `ARENA`.
+pub type ArenaBlock = [u32; ARENA_BLOCK as usize];
 /// Ring buffer size in bytes.
 pub const RING_BYTES: u32 = 8 << 20;
 /// Longest path judged, in bytes without the terminating zero; a longer one is denied.

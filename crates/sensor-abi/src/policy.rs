@@ -12,7 +12,11 @@
 //!
 //! *Nibble trie*: fixed length, rows of 16 words, most significant nibble first. The entry reached with the
 //! last nibble is the class. IPv4 addresses take 8 steps from `address4`, IPv6 32 from `address6`, ports 4
-//! from `port`. An IPv4-mapped IPv6 address is always judged as IPv4.
+//! from `port`. An IPv4-mapped IPv6 address is always judged as IPv4, and the unspecified address (`0.0.0.0`,
+//! `::`) as the loopback address, which is where Linux sends it.
+//!
+//! An ICMP socket's datagrams cannot all be seen, so it may be created only if the connect table allows
+//! ICMP (protocol 1 or 58, port 0) to every address class.
 
 /// A decision: what the tables hold and what an event carries.
 ///
