@@ -1,0 +1,99 @@
+//! `sched_process_fork`: a child gets its parent's tag before it runs.
+//!
+//! Sees: every `fork`, `vfork`, `clone`, `clone3`, before the child is woken. Threads share the tgid and need no tag.
+//! Needs: 4.17. When there are too many tagged processes the forking one is killed; the child is still tagged, for
+//! which [`sallyport_sensor_abi::MAX_TASKS`] leaves room.
+
+use aya_ebpf::{
+    EbpfContext as _, bindings::BPF_NOEXIST, helpers::generated::bpf_send_signal, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use sallyport_sensor_abi::{
+    event::{Fork, cause, kind},
+    policy::{DENY, KILL, UNJUDGED},
+    session::Tag,
+};
+
+use crate::{
+    atomic::add32,
+    event::{Small, header},
+    judge::{Verdict, session},
+    maps::{HOST, TASKS},
+    read::{self, Address, Unreadable, offset},
+};
+
+/// match-proto:v5.10:include/trace/events/sched.h:TP_PROTO(struct task_struct *parent, struct task_struct *child)
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn sally_fork(ctx: RawTracePointContext) -> i32 {
+    let parent = ctx.tgid();
+    // SAFETY: copied at once, before anything else touches the map.
+    let Some(tag) = (unsafe { TASKS.get(&parent) }).copied() else { return 0 };
+    let child: Address = ctx.arg(1);
+    if try_fork(parent, child, &tag).is_err() {
+        // The child could not be read, so it cannot be tagged; nothing of this session may run untagged.
+        refuse(&tag, 0, 0, cause::READ_FAILED);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
+    // SAFETY: offsets point into `OFFSETS`.
+    let (tgid, started) = unsafe {
+        (
+            read::kernel::<u32>(child + offset!(task_struct_tgid))?,
+            read::kernel::<u64>(child + offset!(task_struct_start_boottime))?,
+        )
+    };
+    if tgid == parent {
+        return Ok(());
+    }
+    let child_tag = Tag { started, ..*tag };
+    let mut crowded = false;
+    match TASKS.insert(&tgid, &child_tag, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            if let Some(host) = HOST.get_ptr_mut(0) {
+                // SAFETY: an entry of an array map; the counter is only accessed atomically.
+                unsafe {
+                    add32(&raw mut (*host).tasks, 1);
+                    crowded |= core::ptr::read_volatile(&raw const (*host).tasks)
+                        > core::ptr::read_volatile(&raw const (*host).task_limit);
+                }
+            }
+            if let Some(session) = session(tag) {
+                // SAFETY: as above.
+                unsafe {
+                    add32(&raw mut (*session).tasks, 1);
+                    crowded |= core::ptr::read_volatile(&raw const (*session).tasks)
+                        > core::ptr::read_volatile(&raw const (*session).task_limit);
+                }
+            }
+        }
+        // Already there: the programs are being replaced and the others were first.
+        Err(-17) => return Ok(()),
+        Err(_) => crowded = true,
+    }
+    if crowded {
+        refuse(tag, tgid, started, cause::TOO_MANY_TASKS);
+    } else {
+        report(tag, tgid, started, Verdict::NONE);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn refuse(tag: &Tag, child_tgid: u32, child_started: u64, cause: u32) {
+    // SAFETY: no preconditions. SIGKILL to the whole current process.
+    unsafe { bpf_send_signal(9) };
+    let verdict = Verdict { word: DENY | KILL | UNJUDGED, cause, generation: 0 };
+    report(tag, child_tgid, child_started, verdict);
+}
+
+#[inline(always)]
+fn report(tag: &Tag, child_tgid: u32, child_started: u64, verdict: Verdict) {
+    Small {
+        header: header(kind::FORK, tag, verdict),
+        body: Fork { child_tgid, _pad: 0, child_started },
+    }
+    .send();
+}

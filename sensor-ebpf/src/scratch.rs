@@ -1,0 +1,101 @@
+//! Work areas: what does not fit on the 512-byte stack.
+//!
+//! Programs can be preempted, and another task on the same CPU may then run the same program, so a plain per-CPU
+//! map would mix up two processes' paths. Each CPU has [`PER_CPU`] areas; a program claims one with an atomic add
+//! and gives it back. When all are taken, the action is denied ([`cause::BUSY`]).
+
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use sallyport_sensor_abi::{
+    ARGS_BYTES, PATH_BYTES,
+    event::{Exec, Header},
+};
+
+use crate::{atomic::add32, maps::SCRATCH};
+
+/// Areas per CPU.
+pub(crate) const PER_CPU: u32 = 4;
+
+/// Longest name of one directory entry (`NAME_MAX`), and the mask that keeps a length within it.
+pub(crate) const NAME_MASK: u32 = 0xff;
+
+/// Event bytes: what is sent is a prefix of this.
+#[repr(C)]
+pub(crate) struct Message {
+    /// Common part.
+    pub(crate) header: Header,
+    /// Exec part.
+    pub(crate) exec: Exec,
+    /// Path, then arguments; twice the path so that offset and length can be checked each on its own.
+    pub(crate) tail: [u8; PATH_BYTES + ARGS_BYTES + 8],
+}
+
+/// One work area.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// 0: free. More than 1 only for an instant, by somebody who then looks elsewhere.
+    claim: u32,
+    /// Index of the compiled policy that judges.
+    pub(crate) policy: u32,
+    /// Which automaton runs: [`crate::judge::PATH`] or [`crate::judge::ARGS`].
+    pub(crate) automaton: u32,
+    /// Its state.
+    pub(crate) state: u32,
+    /// Where the automaton reads in [`Self::bytes`].
+    pub(crate) from: u32,
+    /// How many bytes are left for it.
+    pub(crate) left: u32,
+    /// Where the path begins in [`Self::bytes`]; it grows downwards from [`PATH_BYTES`].
+    pub(crate) path: u32,
+    /// [`sallyport_sensor_abi::event::EXEC_FILELESS`] and the like.
+    pub(crate) flags: u32,
+    /// Path walk: where it is.
+    pub(crate) dentry: u64,
+    /// Path walk: the `vfsmount` that it is in.
+    pub(crate) mount: u64,
+    /// Inode number of the executable.
+    pub(crate) inode: u64,
+    /// Its device.
+    pub(crate) device: u32,
+    /// Always zero.
+    _pad: u32,
+    /// Path (ending at [`PATH_BYTES`]), room for one more name that the verifier thinks possible, then a chunk of
+    /// arguments at [`CHUNK_AT`].
+    pub(crate) bytes: [u8; BYTES],
+    /// The event.
+    pub(crate) message: Message,
+}
+
+/// Where argument chunks are in [`Scratch::bytes`].
+pub(crate) const CHUNK_AT: u32 = PATH_BYTES as u32 + 256;
+
+/// Size of [`Scratch::bytes`].
+pub(crate) const BYTES: usize = CHUNK_AT as usize + 2 * ARGS_BYTES;
+
+/// Claims an area of this CPU. The index is what subprograms take, since they may only be passed numbers.
+#[inline(always)]
+pub(crate) fn claim() -> Option<(u32, *mut Scratch)> {
+    // SAFETY: no preconditions.
+    let first = unsafe { bpf_get_smp_processor_id() } * PER_CPU;
+    let mut index = first;
+    while index < first + PER_CPU {
+        let area = SCRATCH.get_ptr_mut(index)?;
+        // SAFETY: an entry of an array map is valid while the program runs.
+        unsafe { add32(&raw mut (*area).claim, 1) };
+        // Kernels before 5.12 cannot fetch and add at once. It is ours only if nobody else counted in between
+        // or before: a program that reads 1 knows that all others will read at least 2 until it gives back.
+        // SAFETY: as above.
+        if unsafe { core::ptr::read_volatile(&raw const (*area).claim) } == 1 {
+            return Some((index, area));
+        }
+        release(area);
+        index += 1;
+    }
+    None
+}
+
+/// Gives an area back.
+#[inline(always)]
+pub(crate) fn release(area: *mut Scratch) {
+    // SAFETY: as in `claim`.
+    unsafe { add32(&raw mut (*area).claim, u32::MAX) };
+}
