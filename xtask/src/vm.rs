@@ -17,6 +17,9 @@ pub(crate) struct VmArguments {
     /// A test program to run in the guest instead of the story (may be given more than once)
     #[arg(long = "program", value_name = "FILE")]
     programs: Vec<PathBuf>,
+    /// Only boot, to see that the kernels and QEMU work
+    #[arg(long, conflicts_with = "programs")]
+    boot: bool,
     /// Give the guest this long
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     deadline: u64,
@@ -98,7 +101,13 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
         true => kernels::SERIES.iter().map(|series| series.name).collect(),
         false => arguments.kernels.iter().map(String::as_str).collect(),
     };
-    let initramfs = guest(&arguments.programs)?;
+    let ours = if arguments.boot { &[] } else { PROGRAMS };
+    let initramfs = guest(ours, &arguments.programs)?;
+    let what = match (arguments.boot, arguments.programs.is_empty()) {
+        (true, _) => "true",
+        (false, true) => "story",
+        (false, false) => "programs",
+    };
     let mut failed = Vec::new();
     for name in names {
         let kernel = kernels::kernel(kernels::series(name)?, arguments.refresh)?;
@@ -106,7 +115,7 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
         let machine = qemu::Machine {
             kernel: &kernel.image,
             initramfs: &initramfs,
-            arguments: &[if arguments.programs.is_empty() { "story" } else { "programs" }.to_owned()],
+            arguments: &[what.to_owned()],
             deadline: Duration::from_secs(arguments.deadline),
             log: &places::cache().join(format!("console-{name}.log")),
         };
@@ -131,11 +140,11 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 /// Writes the guest's file system.
-fn guest(programs: &[PathBuf]) -> Result<PathBuf> {
+fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<PathBuf> {
     let built = places::programs(false);
     let mut tree = Tree::with_skeleton();
     tree.program("init", &built.join("sallyport-guest-init"))?;
-    for program in PROGRAMS {
+    for program in ours {
         tree.program(&format!("opt/sallyport/bin/{program}"), &built.join(program))?;
     }
     for program in programs {
