@@ -1,0 +1,180 @@
+//! What this kernel can do: for choosing the mode, and for `sallyport-sensor doctor`.
+
+use std::path::PathBuf;
+
+use super::{Mode, attach, load, mounts, object, offsets};
+
+/// What was found.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct KernelFacts {
+    /// `uname -r`.
+    pub release: String,
+    /// The kernel describes its own structures.
+    pub btf: bool,
+    /// Active security modules, in order; empty if that could not be read.
+    pub lsms: Vec<String>,
+    /// `none`, `integrity` or `confidentiality`, if that could be read.
+    pub lockdown: Option<String>,
+    /// Where a cgroup2 hierarchy is mounted.
+    pub cgroup2: Option<PathBuf>,
+    /// This sensor contains its kernel programs.
+    pub has_object: bool,
+    /// Running as root; what needs it could be tried.
+    pub root: bool,
+    /// The mode that would be chosen; `None`: no session can be enforced here.
+    pub mode: Option<Mode>,
+    /// LSM mode.
+    pub lsm: ModeFacts,
+    /// Tracepoint mode.
+    pub tracepoint: ModeFacts,
+}
+
+/// What is true of one mode.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ModeFacts {
+    /// It can be used here.
+    pub works: bool,
+    /// Why not; empty if it works.
+    pub obstacles: Vec<String>,
+    /// What it does not stop, in sentences.
+    pub limits: Vec<String>,
+}
+
+/// `uname -r`.
+pub(super) fn release() -> String {
+    nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
+}
+
+/// Looks, and as root also tries. Attaches nothing and leaves nothing behind.
+pub fn probe() -> KernelFacts {
+    let root = nix::unistd::geteuid().is_root();
+    let has_object = !object::bytes().is_empty();
+    let mut common = Vec::new();
+    if !has_object {
+        common.push("this sensor was built without its kernel programs; run `cargo xtask ebpf` and build it again".into());
+    }
+    if !root {
+        common.push("not running as root, so nothing could be tried".into());
+    }
+    let btf = match offsets::read() {
+        Ok(_) => true,
+        Err(error) => {
+            common.push(error.to_string());
+            !matches!(error, super::OffsetError::NoBtf { .. })
+        }
+    };
+    let lsm_obstacles: Vec<_> = common.iter().cloned().chain(if common.is_empty() { lsm_refusal() } else { None }).collect();
+    let lsm_works = lsm_obstacles.is_empty();
+    let tracepoint_works = common.is_empty();
+    KernelFacts {
+        release: release(),
+        btf,
+        lsms: lsms().unwrap_or_default(),
+        lockdown: lockdown(),
+        cgroup2: mounts::cgroup2(),
+        has_object,
+        root,
+        mode: match (lsm_works, tracepoint_works) {
+            (true, _) => Some(Mode::Lsm),
+            (false, true) => Some(Mode::Tracepoint),
+            (false, false) => None,
+        },
+        lsm: ModeFacts { works: lsm_works, obstacles: lsm_obstacles, limits: limits(Mode::Lsm) },
+        tracepoint: ModeFacts {
+            works: tracepoint_works,
+            obstacles: common,
+            limits: limits(Mode::Tracepoint),
+        },
+    }
+}
+
+/// Why LSM mode cannot be used; `None` if it can. Tries to load a program of that kind.
+pub(super) fn lsm_refusal() -> Option<String> {
+    match lsms() {
+        Some(lsms) if lsms.iter().any(|lsm| lsm == "bpf") => {}
+        Some(lsms) => {
+            return Some(format!(
+                "`bpf` is not among the active security modules ({}), so programs of that kind would load but never run; boot with `lsm={},bpf`",
+                lsms.join(","),
+                lsms.join(",")
+            ));
+        }
+        None => return Some("the active security modules cannot be read from /sys/kernel/security/lsm".into()),
+    }
+    let offsets = match offsets::read() {
+        Ok(offsets) => offsets,
+        Err(error) => return Some(error.to_string()),
+    };
+    let tried = load::load_object(&offsets, None).and_then(|mut ebpf| attach::try_lsm(&mut ebpf));
+    tried.err().map(|error| format!("the kernel refuses programs of that kind: {}", chain(&error)))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Reads a file of securityfs, mounting that if nobody has.
+fn security(name: &str) -> Option<String> {
+    let path = std::path::Path::new("/sys/kernel/security").join(name);
+    std::fs::read_to_string(&path).ok().or_else(|| {
+        use nix::mount::{MsFlags, mount};
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("securityfs"), "/sys/kernel/security", Some("securityfs"), flags, None::<&str>).ok()?;
+        std::fs::read_to_string(&path).ok()
+    })
+}
+
+fn lsms() -> Option<Vec<String>> {
+    let list = security("lsm")?;
+    Some(list.trim().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+fn lockdown() -> Option<String> {
+    // `none [integrity] confidentiality`
+    let text = security("lockdown")?;
+    text.split_whitespace().find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned()))
+}
+
+/// What a mode does not stop. Only what is true of this version.
+fn limits(mode: Mode) -> Vec<String> {
+    let both = [
+        "files, mounts, ptrace, kernel modules and bpf() are not judged in this version",
+        "a program is judged by its path and arguments, not by its content: a forbidden program copied to a permitted path runs, so permit folders that the session's user cannot write to",
+        "what a permitted interpreter is told to do by a script, by its standard input or by a library is not judged as a program",
+        "a program started by `ld.so /path/to/it` is judged as `ld.so` with that path as an argument",
+        "work that a daemon outside the session does on request (systemd-run, at, cron, docker) is not judged",
+        "a socket that was connected outside the session and handed to it can be used",
+        "root in a session can change the kernel itself (modules, kexec) unless that is locked down",
+        "ICMP sockets are allowed only if the policy allows ICMP to every address",
+    ];
+    let own: &[&str] = match mode {
+        Mode::Lsm => &[
+            "rules on arguments are enforced by killing the program before its first instruction, all others by refusing the call",
+            "rules on the arguments of a script are judged on the interpreter's arguments",
+        ],
+        Mode::Tracepoint => &[
+            "a forbidden program is killed before its first instruction; its file has been opened and mapped by then, and its parent sees it die by SIGKILL instead of an error",
+            "a script is judged only as its interpreter, with the script's path as an argument",
+            "packet, vsock, AF_ALG, XDP and other sockets outside of IPv4 and IPv6 are not refused; most of them need root",
+        ],
+    };
+    let old = kernel_before(5, 12).then_some(
+        "this kernel's io_uring works in kernel threads, which do not carry the session's tag; forbid io_uring (kernel.io_uring_disabled) or use Linux 5.12 or later",
+    );
+    both.iter().chain(own).copied().chain(old).map(str::to_owned).collect()
+}
+
+fn kernel_before(major: u32, minor: u32) -> bool {
+    let release = release();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(a), Some(b)) => (a, b) < (major, minor),
+        _ => false,
+    }
+}
