@@ -6,4 +6,5 @@
 //! shepherd, and what [`kernel`](crate) says of itself. Each has its argument beside it.
 
 pub mod frames;
+pub mod kernel;
 pub mod shepherd;

@@ -216,6 +216,7 @@ pub enum DecodeError {
 }
 
 /// Takes a `T` off the front.
+#[expect(unsafe_code, reason = "plain integers out of bytes")]
 fn take<T: Copy>(bytes: &mut &[u8]) -> Result<T, DecodeError> {
     let Some((head, rest)) = bytes.split_at_checked(size_of::<T>()) else {
         return Err(DecodeError::Short(bytes.len()));

@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[expect(unsafe_code, reason = "bytes out of plain integers")]
 fn bytes<T: Copy>(value: &T) -> Vec<u8> {
     // SAFETY: the ABI's structures have no padding.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()

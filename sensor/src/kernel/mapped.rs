@@ -2,6 +2,8 @@
 //!
 //! A map update by system call would replace a whole entry and with it what the kernel programs count there.
 
+#![allow(unsafe_code, reason = "maps memory that the kernel shares; each use argues for itself")]
+
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::ptr::NonNull;

@@ -4,15 +4,17 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::{KernelError, mounts};
 
 /// The right to change the pins; held by one process at a time, freed by the kernel when that ends.
 #[derive(Debug)]
 pub(super) struct PinLock {
-    _folder: File,
+    _folder: Flock<File>,
 }
 
 /// Makes the folder if needed and takes charge of it.
@@ -23,15 +25,11 @@ pub(super) fn open(pin_dir: &Path) -> Result<PinLock, KernelError> {
     std::os::unix::fs::chown(pin_dir, Some(0), Some(0)).map_err(pin)?;
     std::fs::set_permissions(pin_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(pin)?;
     let folder = File::open(pin_dir).map_err(pin)?;
-    // SAFETY: takes an open descriptor and a number.
-    if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(match error.kind() {
-            ErrorKind::WouldBlock => KernelError::InUse { path: pin_dir.into() },
-            _ => pin(error),
-        });
-    }
-    Ok(PinLock { _folder: folder })
+    let lock = Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => KernelError::InUse { path: pin_dir.into() },
+        _ => pin(errno.into()),
+    })?;
+    Ok(PinLock { _folder: lock })
 }
 
 /// `maps/NAME`.

@@ -189,6 +189,7 @@ impl Kernel {
 }
 
 /// When a process that is not a zombie started, in nanoseconds since boot, to a hundredth of a second.
+#[expect(unsafe_code, reason = "`sysconf` is not in `nix` with the features used")]
 fn started(tgid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
     // The name, in parentheses, can hold anything; state is the first field after it, start time the 20th.

@@ -18,16 +18,16 @@ use sallyport_sensor::shepherd::protocol::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to start.
-pub struct Setup {
-    pub work: Work,
-    pub pty: Option<Pty>,
-    pub local_user: Option<String>,
-    pub announcement: String,
-    pub reattach_grace: Duration,
+pub(crate) struct Setup {
+    pub(crate) work: Work,
+    pub(crate) pty: Option<Pty>,
+    pub(crate) local_user: Option<String>,
+    pub(crate) announcement: String,
+    pub(crate) reattach_grace: Duration,
 }
 
 /// `shell -c line`, with pipes.
-pub fn command(line: &str) -> Setup {
+pub(crate) fn command(line: &str) -> Setup {
     Setup {
         work: Work::Command(line.as_bytes().to_vec()),
         pty: None,
@@ -38,18 +38,18 @@ pub fn command(line: &str) -> Setup {
 }
 
 /// The login shell.
-pub fn shell() -> Setup {
+pub(crate) fn shell() -> Setup {
     Setup { work: Work::Shell, ..command("") }
 }
 
 /// A started shepherd whose leader waits.
-pub struct Waiting {
+pub(crate) struct Waiting {
     shepherd: Child,
     directory: tempfile::TempDir,
 }
 
 /// A gateway attached to a running channel.
-pub struct Gateway {
+pub(crate) struct Gateway {
     shepherd: Child,
     directory: tempfile::TempDir,
     control: BufReader<UnixStream>,
@@ -57,8 +57,8 @@ pub struct Gateway {
     incoming: BytesMut,
     channel: Resumable,
     exit: Option<Exit>,
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
@@ -94,7 +94,7 @@ fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
 }
 
 impl Waiting {
-    pub fn go(self) -> Gateway {
+    pub(crate) fn go(self) -> Gateway {
         let control = connect(self.directory.path(), CONTROL);
         let mut gateway = Gateway {
             shepherd: self.shepherd,
@@ -114,13 +114,13 @@ impl Waiting {
 }
 
 impl Gateway {
-    pub fn run(setup: Setup) -> Gateway {
+    pub(crate) fn run(setup: Setup) -> Gateway {
         let (shepherd, directory, ready) = start(setup);
         assert!(matches!(ready, Ready::Leader { .. }), "{ready:?}");
         Waiting { shepherd, directory }.go()
     }
 
-    pub fn refused(setup: Setup) -> String {
+    pub(crate) fn refused(setup: Setup) -> String {
         let (mut shepherd, _directory, ready) = start(setup);
         assert_eq!(shepherd.wait().expect("it ends").code(), Some(1));
         match ready {
@@ -130,29 +130,29 @@ impl Gateway {
     }
 
     /// A command that makes a file, waiting.
-    pub fn prepare_marked() -> (Waiting, PathBuf) {
+    pub(crate) fn prepare_marked() -> (Waiting, PathBuf) {
         let marks = std::env::temp_dir().join(format!("sallyport-mark-{}", std::process::id()));
         let _ = std::fs::remove_file(&marks);
         let (shepherd, directory, _) = start(command(&format!("touch {}", marks.display())));
         (Waiting { shepherd, directory }, marks)
     }
 
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn connect(&self) -> UnixStream {
+    pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(socket_path(self.directory.path())).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
         stream
     }
 
-    pub fn order(&mut self, command: &Command) {
+    pub(crate) fn order(&mut self, command: &Command) {
         self.control.get_mut().write_all(&line(command)).expect("the order is written");
     }
 
     /// The last report.
-    pub fn done(&mut self) -> Report {
+    pub(crate) fn done(&mut self) -> Report {
         loop {
             let mut text = String::new();
             self.control.read_line(&mut text).expect("a report");
@@ -163,7 +163,7 @@ impl Gateway {
         }
     }
 
-    pub fn attach(&mut self) {
+    pub(crate) fn attach(&mut self) {
         let link = connect(self.directory.path(), LINK);
         link.set_nonblocking(true).expect("nonblocking");
         self.incoming.clear();
@@ -173,28 +173,28 @@ impl Gateway {
         self.until(|gateway| gateway.channel.is_attached());
     }
 
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.link = None;
         self.channel.on_detach();
     }
 
-    pub fn cut_and_reattach(&mut self) {
+    pub(crate) fn cut_and_reattach(&mut self) {
         self.cut();
         self.attach();
     }
 
-    pub fn input(&mut self, bytes: &[u8]) {
+    pub(crate) fn input(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(100_000) {
             self.send(Body::Chunk(Chunk { stream: Stream::Stdin as i32, data: Bytes::copy_from_slice(part) }));
         }
     }
 
-    pub fn input_end(&mut self) {
+    pub(crate) fn input_end(&mut self) {
         self.send(Body::Eof(Eof { stream: Stream::Stdin as i32 }));
     }
 
     /// Input until nothing more is taken.
-    pub fn fill_window(&mut self) {
+    pub(crate) fn fill_window(&mut self) {
         let data = Bytes::from(vec![b'x'; 100_000]);
         loop {
             let body = Body::Chunk(Chunk { stream: Stream::Stdin as i32, data: data.clone() });
@@ -206,7 +206,7 @@ impl Gateway {
     }
 
     /// Sends a frame as soon as the window takes it.
-    pub fn send(&mut self, body: Body) {
+    pub(crate) fn send(&mut self, body: Body) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.channel.send(body.clone()) {
@@ -221,11 +221,11 @@ impl Gateway {
     }
 
     /// Takes nothing from the link for a while.
-    pub fn stall(&mut self, time: Duration) {
+    pub(crate) fn stall(&mut self, time: Duration) {
         std::thread::sleep(time);
     }
 
-    pub fn until(&mut self, mut holds: impl FnMut(&Gateway) -> bool) {
+    pub(crate) fn until(&mut self, mut holds: impl FnMut(&Gateway) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
             self.pump(Duration::from_millis(1));
@@ -234,19 +234,19 @@ impl Gateway {
         }
     }
 
-    pub fn stdout_has(&self, text: &str) -> bool {
+    pub(crate) fn stdout_has(&self, text: &str) -> bool {
         String::from_utf8_lossy(&self.stdout).contains(text)
     }
 
     /// Until the exit has come, and the shepherd is gone.
-    pub fn finish(&mut self) -> Exit {
+    pub(crate) fn finish(&mut self) -> Exit {
         self.until(|gateway| gateway.exit.is_some());
         assert!(matches!(self.done(), Report::Done { delivered: true, .. }));
         assert!(self.shepherd_ends());
         self.exit.clone().unwrap_or_default()
     }
 
-    pub fn shepherd_ends(&mut self) -> bool {
+    pub(crate) fn shepherd_ends(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if matches!(self.shepherd.try_wait(), Ok(Some(status)) if status.success()) {
@@ -258,7 +258,7 @@ impl Gateway {
     }
 
     /// Resident memory of the shepherd in KiB.
-    pub fn shepherd_memory(&self) -> u64 {
+    pub(crate) fn shepherd_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.shepherd.id())).expect("status");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")

@@ -272,7 +272,9 @@ fn the_program_has_a_clean_process() {
     // 0, 1, 2 and the listing's own.
     assert_eq!(lines[0], "4", "{text}");
     assert_eq!(lines[1], "SigBlk:\t0000000000000000");
-    assert_eq!(lines[2], "SigIgn:\t0000000000000000");
+    let ignored = lines[2].trim_start_matches("SigIgn:\t");
+    // 32 and 33 belong to the C library, which lets nobody change them.
+    assert_eq!(u64::from_str_radix(ignored, 16).map(|mask| mask & !0x1_8000_0000), Ok(0), "{text}");
     assert_eq!(lines[4], lines[5], "the leader leads its own session");
     assert_eq!(lines[6], "C.UTF-8:192.0.2.7 50000 22:192.0.2.7 50000 198.51.100.1 22");
 }
