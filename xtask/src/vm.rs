@@ -101,13 +101,13 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
         true => kernels::SERIES.iter().map(|series| series.name).collect(),
         false => arguments.kernels.iter().map(String::as_str).collect(),
     };
-    let ours = if arguments.boot { &[] } else { PROGRAMS };
-    let initramfs = guest(ours, &arguments.programs)?;
     let what = match (arguments.boot, arguments.programs.is_empty()) {
         (true, _) => "true",
         (false, true) => "story",
         (false, false) => "programs",
     };
+    let ours = if what == "story" { PROGRAMS } else { &[] };
+    let initramfs = guest(ours, &arguments.programs)?;
     let mut failed = Vec::new();
     for name in names {
         let kernel = kernels::kernel(kernels::series(name)?, arguments.refresh)?;
@@ -158,7 +158,7 @@ fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<PathBuf> {
         }
     }
     perl(&mut tree)?;
-    policies(&mut tree)?;
+    bundles(&mut tree)?;
     accounts(&mut tree);
     let path = places::cache().join(format!("guest-{}.cpio", std::process::id()));
     std::fs::create_dir_all(places::cache())?;
@@ -177,18 +177,21 @@ fn perl(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// The shipped bundles, where the demo looks for them beside the programs.
-fn policies(tree: &mut Tree) -> Result<()> {
-    let root = places::root();
-    let mut folders = vec![root.join("policies")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let name = path.strip_prefix(&root)?.to_string_lossy().into_owned();
-                tree.file(&format!("opt/sallyport/{name}"), 0o644, std::fs::read(&path)?);
+/// The shipped bundles and those of the tests, where the story looks for them beside the programs.
+fn bundles(tree: &mut Tree) -> Result<()> {
+    for (from, to) in [("policies", "policies"), ("tests/bundles", "bundles")] {
+        let from = places::root().join(from);
+        let mut folders = vec![from.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+            for entry in entries {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(&from)?.to_string_lossy().into_owned();
+                    tree.file(&format!("opt/sallyport/{to}/{name}"), 0o644, std::fs::read(&path)?);
+                }
             }
         }
     }

@@ -1,2 +1,2 @@
-//! x
+//! `sallyport-bench`.
 fn main() {}
