@@ -1,0 +1,257 @@
+//! A record as one line for people: when, who, where, what happened, by which rule, and its number in the log.
+
+use sallyport_evidence::record::{Decision, Kind, Outcome, Record};
+
+use crate::{
+    clock,
+    out::{Look, Out},
+    text,
+};
+
+/// Kinds as they are written in records and in `--kind`.
+pub const KINDS: [&str; 13] = [
+    "sign_in", "session_open", "session_close", "channel_open", "channel_close", "fork", "exec", "exit", "connect",
+    "policy", "sensor", "loss", "access",
+];
+
+/// Outcomes as they are written in records and in `--outcome`.
+pub const OUTCOMES: [&str; 4] = ["allowed", "blocked", "killed", "observed"];
+
+/// `2026-11-22 13:08:54.123Z  alice@example.org  root@web-1  exec nmap -sS  BLOCKED by "no-scanners": …  #12`
+#[must_use]
+pub fn line(out: Out, index: u64, record: &Record) -> String {
+    let mut parts = vec![out.look(Look::Dim, &clock::stamp_ns(record.time_ns)), who(record), place(record)];
+    let what = what(record);
+    let judged = record.decision.as_ref().map(|decision| judged(out, decision)).unwrap_or_default();
+    parts.push(if is_bad(record) { out.look(Look::Bold, &what) } else { what });
+    parts.push(judged);
+    parts.push(out.look(Look::Dim, &format!("#{index}")));
+    parts.retain(|part| !part.is_empty());
+    parts.join("  ")
+}
+
+/// Something was refused, killed, would have been refused, or was lost.
+#[must_use]
+pub fn is_bad(record: &Record) -> bool {
+    record.kind == Kind::Loss
+        || record.decision.as_ref().is_some_and(|decision| decision.outcome != Outcome::Allowed)
+}
+
+fn who(record: &Record) -> String {
+    let Some(identity) = &record.identity else {
+        return format!("({})", text::safe(&record.source.maker, 60));
+    };
+    let mut who = text::safe(&identity.user, 80);
+    if !identity.on_behalf_of.is_empty() {
+        who = format!("{who} for {}", text::safe(&identity.on_behalf_of, 80));
+    }
+    who
+}
+
+fn place(record: &Record) -> String {
+    let host = record.host.as_deref().map(|host| text::safe(host, 80));
+    let user = record.session.as_ref().map(|session| text::safe(&session.local_user, 40)).unwrap_or_default();
+    match host {
+        Some(host) if user.is_empty() => host,
+        Some(host) => format!("{user}@{host}"),
+        None => String::new(),
+    }
+}
+
+/// What happened, without who, where and verdict.
+#[must_use]
+pub fn what(record: &Record) -> String {
+    let message = record.message.as_deref().map(|message| text::safe(message, 300)).unwrap_or_default();
+    let said = |what: &str| if message.is_empty() { what.to_owned() } else { format!("{what}: {message}") };
+    let client = record.session.as_ref().map(|session| text::safe(&session.client, 60)).unwrap_or_default();
+    match record.kind {
+        Kind::SignIn => {
+            let method = record.identity.as_ref().map(|identity| text::safe(&identity.method, 20)).unwrap_or_default();
+            said(&if method.is_empty() { "sign-in".to_owned() } else { format!("sign-in by {method}") })
+        }
+        Kind::SessionOpen if client.is_empty() => said("session"),
+        Kind::SessionOpen => said(&format!("session from {client}")),
+        Kind::SessionClose => said("session ended"),
+        Kind::ChannelOpen => said("channel opened"),
+        Kind::ChannelClose => said("channel closed"),
+        Kind::Fork => said(&format!("fork {}", program(record))),
+        Kind::Exec => said(&format!("exec {}", program(record))),
+        Kind::Exit => {
+            let status = record.process.as_ref().map(|process| text::safe(&process.status, 20)).unwrap_or_default();
+            said(format!("exit {status} {}", program(record)).trim())
+        }
+        Kind::Connect => said(&endpoint(record)),
+        Kind::Policy => said("policy"),
+        Kind::Sensor => said("sensor"),
+        Kind::Loss => match &record.loss {
+            Some(loss) => said(&format!(
+                "LOST {} {} of {} seen ({})",
+                loss.count,
+                text::safe(&loss.what, 30),
+                loss.seen,
+                text::safe(&loss.why, 40)
+            )),
+            None => said("LOST"),
+        },
+        Kind::Access => said("access"),
+    }
+}
+
+/// Path, and the arguments after the program's own name (shown too if it lies about it).
+fn program(record: &Record) -> String {
+    let Some(process) = &record.process else { return String::new() };
+    let path = if process.path.is_empty() { &process.comm } else { &process.path };
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let mut shown = text::safe(path, 200);
+    if process.fileless {
+        shown.push_str(" (fileless)");
+    }
+    let (zeroth, rest) = process.args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let honest = zeroth.is_empty() || zeroth == path || zeroth.trim_start_matches('-') == name;
+    if !honest {
+        shown.push_str(&format!(" (as {})", text::safe(zeroth, 60)));
+    }
+    if !rest.is_empty() {
+        shown.push(' ');
+        shown.push_str(&text::command_line(rest, 300));
+    }
+    if let Some(bytes) = process.args_cut_from {
+        shown.push_str(&format!(" … ({bytes} bytes in all)"));
+    }
+    shown
+}
+
+fn endpoint(record: &Record) -> String {
+    let Some(endpoint) = &record.endpoint else { return "connect".to_owned() };
+    let op = if endpoint.op.is_empty() { "connect" } else { endpoint.op.as_str() };
+    let address = if endpoint.address.contains(':') {
+        format!("[{}]", endpoint.address)
+    } else {
+        endpoint.address.clone()
+    };
+    let by = record.process.as_ref().map(|process| if process.path.is_empty() { &process.comm } else { &process.path });
+    let by = by.filter(|path| !path.is_empty()).map(|path| format!(" by {}", text::safe(path, 200))).unwrap_or_default();
+    format!(
+        "{} {} {}{by}",
+        text::safe(op, 10),
+        text::safe(&endpoint.protocol, 10),
+        text::safe(&format!("{address}:{}", endpoint.port), 60)
+    )
+}
+
+/// The verdict, where it is worth a word.
+#[must_use]
+pub fn judged(out: Out, decision: &Decision) -> String {
+    let (word, look) = match decision.outcome {
+        Outcome::Allowed => return out.look(Look::Dim, "allowed"),
+        Outcome::Blocked => ("BLOCKED", Look::Red),
+        Outcome::Killed => ("KILLED", Look::Red),
+        Outcome::Observed => ("OBSERVED", Look::Yellow),
+    };
+    let by = if decision.rule.is_empty() {
+        "no rule permits it".to_owned()
+    } else {
+        format!("rule \"{}\"", text::safe(&decision.rule, 100))
+    };
+    let reason = text::safe(&decision.reason, 300);
+    let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
+    format!("{} by {by}{reason}", out.look(look, word)).replace("by no rule permits it", "as no rule permits it")
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_evidence::record::{Endpoint, Identity, Process, Session, Source};
+
+    use super::*;
+
+    const PLAIN: Out = Out { json: false, colour: false };
+
+    fn record(kind: Kind) -> Record {
+        Record {
+            schema: 1,
+            source: Source { maker: "web-1".to_owned(), boot: "b".to_owned(), seq: 1 },
+            kind,
+            time_ns: 1_795_352_934_123_000_000,
+            boot_ns: 0,
+            host: Some("web-1".to_owned()),
+            identity: Some(Identity { user: "alice@example.org".to_owned(), ..Identity::default() }),
+            session: Some(Session { id: "s".to_owned(), local_user: "root".to_owned(), ..Session::default() }),
+            decision: None,
+            process: None,
+            endpoint: None,
+            loss: None,
+            message: None,
+        }
+    }
+
+    #[test]
+    fn a_denied_program() {
+        let mut record = record(Kind::Exec);
+        record.process = Some(Process {
+            path: "/usr/bin/nmap".to_owned(),
+            args: vec!["nmap".to_owned(), "-sS".to_owned(), "10.0.0.0/8".to_owned()],
+            ..Process::default()
+        });
+        record.decision = Some(Decision {
+            action: "exec".to_owned(),
+            outcome: Outcome::Blocked,
+            policy: "ab".to_owned(),
+            rule: "no-scanners".to_owned(),
+            reason: "not here".to_owned(),
+            point: "kernel-lsm".to_owned(),
+        });
+        assert_eq!(
+            line(PLAIN, 12, &record),
+            "2026-11-22 13:08:54.123Z  alice@example.org  root@web-1  exec /usr/bin/nmap -sS 10.0.0.0/8  \
+             BLOCKED by rule \"no-scanners\": not here  #12"
+        );
+        assert!(is_bad(&record));
+    }
+
+    #[test]
+    fn a_connection_and_a_liar() {
+        let mut connect = record(Kind::Connect);
+        connect.endpoint = Some(Endpoint {
+            address: "2001:db8::1".to_owned(),
+            port: 443,
+            protocol: "tcp".to_owned(),
+            op: "connect".to_owned(),
+        });
+        assert_eq!(what(&connect), "connect tcp [2001:db8::1]:443");
+        let mut exec = record(Kind::Exec);
+        exec.process =
+            Some(Process { path: "/tmp/x".to_owned(), args: vec!["sshd".to_owned()], ..Process::default() });
+        assert_eq!(what(&exec), "exec /tmp/x (as sshd)");
+    }
+
+    #[test]
+    fn nothing_in_a_record_reaches_the_terminal_raw() {
+        let evil = "\x1b[2J\r\n\u{9b}1m";
+        let mut record = record(Kind::Exec);
+        record.host = Some(evil.to_owned());
+        record.message = Some(evil.to_owned());
+        record.identity = Some(Identity { user: evil.to_owned(), on_behalf_of: evil.to_owned(), ..Identity::default() });
+        record.session = Some(Session { local_user: evil.to_owned(), client: evil.to_owned(), ..Session::default() });
+        record.process = Some(Process {
+            path: format!("/bin/{evil}"),
+            args: vec![evil.to_owned(); 3],
+            status: evil.to_owned(),
+            comm: evil.to_owned(),
+            ..Process::default()
+        });
+        record.endpoint = Some(Endpoint { address: evil.to_owned(), protocol: evil.to_owned(), op: evil.to_owned(), port: 1 });
+        record.decision = Some(Decision {
+            action: evil.to_owned(),
+            outcome: Outcome::Killed,
+            policy: evil.to_owned(),
+            rule: evil.to_owned(),
+            reason: evil.to_owned(),
+            point: evil.to_owned(),
+        });
+        for kind in [Kind::SignIn, Kind::SessionOpen, Kind::Exec, Kind::Exit, Kind::Fork, Kind::Connect, Kind::Policy] {
+            record.kind = kind;
+            let shown = line(PLAIN, 1, &record);
+            assert!(!shown.contains(|c: char| c.is_control()), "{kind:?}: {shown:?}");
+        }
+    }
+}
