@@ -1,8 +1,9 @@
 //! Decisions by Cedar's own authorizer.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cedar_policy::pst::Clause;
 use cedar_policy::{Authorizer, Context, Decision, Entities, PolicySet, Request, RestrictedExpression};
 
 use crate::entities::uid;
@@ -73,11 +74,7 @@ impl Policy {
         let mut texts = BTreeSet::new();
         for rule in self.inner.rules.values().filter(|rule| rule.speaks_of("open_session")) {
             for clause in rule.body.clauses() {
-                let (cedar_policy::pst::Clause::When(expr) | cedar_policy::pst::Clause::Unless(expr)) =
-                    clause
-                else {
-                    continue;
-                };
+                let (Clause::When(expr) | Clause::Unless(expr)) = clause;
                 crate::expr::strings(expr, &mut texts);
             }
         }
@@ -121,10 +118,21 @@ fn forbid<'a>(rules: &[&'a Rule]) -> Option<&'a Rule> {
 /// The name of a protocol number in policies.
 pub(crate) fn protocol_name(number: u8) -> String {
     match number {
-        1 => "icmp".to_owned(),
+        // ICMP and ICMPv6: nobody means just one of them.
+        1 | 58 => "icmp".to_owned(),
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// The address as which a destination is judged: an IPv4-mapped one as IPv4, and the unspecified one as
+/// the loopback address, which is where Linux connects it to.
+pub(crate) fn judged_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(v6) if v6.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        other => other,
     }
 }
 
@@ -137,6 +145,7 @@ fn name_of(path: &str) -> &str {
 pub(crate) fn request(question: &Question) -> Option<Request> {
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
     let address = |value: &IpAddr| RestrictedExpression::new_ip(value.to_canonical().to_string());
+    let destination = |value: &IpAddr| RestrictedExpression::new_ip(judged_as(*value).to_string());
     let pairs: Vec<(&str, RestrictedExpression)> = match question {
         Question::OpenSession { local_user, client_address, .. } => {
             vec![("local_user", text(local_user)), ("client_address", address(client_address))]
@@ -155,7 +164,7 @@ pub(crate) fn request(question: &Question) -> Option<Request> {
         }
         Question::Connect { local_user, address: to, port, protocol, .. } => vec![
             ("local_user", text(local_user)),
-            ("address", address(to)),
+            ("address", destination(to)),
             ("port", RestrictedExpression::new_long(i64::from(*port))),
             ("protocol", text(&protocol_name(*protocol))),
         ],

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use sallyport_sensor_abi::policy::{Automaton, DENY, INDEX_MASK, NEEDS_ARGS, PolicyHeader, UNJUDGED, Word};
 use sallyport_sensor_abi::{ARGS_JUDGED, PATH_BYTES, PATH_COMPONENTS};
 
+use crate::decide::judged_as;
 use crate::question::RuleInfo;
 
 /// A policy compiled for one person, host and local user.
@@ -46,7 +47,7 @@ impl KernelPolicy {
     /// Judges a connection or an addressed datagram. `protocol` is the IP protocol number.
     pub fn judge_connect(&self, address: IpAddr, port: u16, protocol: u8) -> Word {
         let judged = || {
-            let address = match address.to_canonical() {
+            let address = match judged_as(address) {
                 IpAddr::V4(address) => self.descend(self.header.address4, &address.octets())?,
                 IpAddr::V6(address) => self.descend(self.header.address6, &address.octets())?,
             };

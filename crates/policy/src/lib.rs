@@ -7,18 +7,26 @@
 //! Pure: no clock, no network, and no file except in [`Bundle::read_dir`].
 
 mod archive;
+mod automaton;
 mod bundle;
+mod compile;
 mod decide;
 mod diagnostic;
 mod entities;
 mod expr;
+mod formula;
 mod kernel;
 mod load;
+mod port;
 mod question;
+mod residual;
 mod rule;
 mod source;
+mod table;
+mod trie;
 
 pub use archive::fuzz_archive;
+pub use compile::CompileError;
 pub use bundle::{Bundle, BundleError};
 pub use diagnostic::{Diagnostics, Fault};
 pub use kernel::KernelPolicy;

@@ -1,6 +1,6 @@
 //! Loading: parse and check a whole bundle, and report everything that is wrong with it at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
@@ -9,7 +9,9 @@ use miette::Diagnostic as _;
 use crate::bundle::{Bundle, MANIFEST, Manifest};
 use crate::diagnostic::{Diagnostics, Faults};
 use crate::entities::{self, Known};
+use crate::formula::Atoms;
 use crate::question::{OnViolation, RuleInfo};
+use crate::residual::{self, Action};
 use crate::rule::{self, DEFAULT_RULE, Rule};
 use crate::source::{self, Chunk};
 
@@ -98,8 +100,8 @@ impl Policy {
                 }
             }
         }
-        loader.validate(&all, schema);
-        loader.check_placement();
+        let invalid = loader.validate(&all, schema);
+        loader.check_placement(&invalid);
         let Loader { mut faults, rules, .. } = loader;
         if rules.is_empty() && faults.is_empty() {
             faults.file(
@@ -281,7 +283,9 @@ impl<'a> Loader<'a> {
 
     /// Cedar's own strict validation. Its warnings (a rule that can never apply, confusable
     /// characters) are faults here: a policy that does not mean what it seems to is worse than none.
-    fn validate(&mut self, all: &PolicySet, schema: &Schema) {
+    /// Returns the ids of the policies concerned.
+    fn validate(&mut self, all: &PolicySet, schema: &Schema) -> BTreeSet<String> {
+        let mut invalid = BTreeSet::new();
         let result = Validator::new(schema.clone()).validate(all, ValidationMode::Strict);
         let errors = result.validation_errors().map(|error| {
             (error.policy_id(), entities::chain(error), span(error), error.help().map(|h| h.to_string()))
@@ -299,11 +303,42 @@ impl<'a> Loader<'a> {
             let (offset, length) = span.unwrap_or((0, 1));
             let at = (place.chunk.offset + offset, length);
             self.faults.at((place.file, place.text), at, message, help);
+            invalid.insert(id);
         }
+        invalid
     }
 
     /// Conditions of `exec` and `connect` that the kernel's tables cannot hold.
-    fn check_placement(&mut self) {
+    fn check_placement(&mut self, invalid: &BTreeSet<String>) {
+        for (id, rule) in self.rules.iter().filter(|(id, _)| !invalid.contains(*id)) {
+            let Some(place) = self.chunks.get(id) else { continue };
+            for action in [Action::Exec, Action::Connect] {
+                if !rule.speaks_of(action.name()) {
+                    continue;
+                }
+                let checked = residual::condition(&rule.body, action, &mut Atoms::default(), None);
+                if let Err(fault) = checked {
+                    // Cedar's form has no places; the first attribute of the part is near enough.
+                    let offset = fault
+                        .part
+                        .find("context.")
+                        .and_then(|at| {
+                            let rest = &fault.part[at..];
+                            let word = |c: char| !(c.is_alphanumeric() || c == '_' || c == '.');
+                            place.chunk.text.find(&rest[..rest.find(word).unwrap_or(rest.len())])
+                        })
+                        .unwrap_or(0);
+                    let message = format!(
+                        "rule `{}` cannot be enforced: nothing can judge `{}` for `{}`",
+                        rule.info.id,
+                        fault.part,
+                        action.name(),
+                    );
+                    let at = (place.chunk.offset + offset, 1);
+                    self.faults.at((place.file, place.text), at, message, Some(fault.why.into()));
+                }
+            }
+        }
     }
 }
 

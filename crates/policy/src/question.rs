@@ -57,7 +57,7 @@ pub enum Question {
         host: String,
         /// Local user of the session.
         local_user: String,
-        /// Destination; an IPv4-mapped address is judged as IPv4.
+        /// Destination; an IPv4-mapped address is judged as IPv4, the unspecified one as loopback.
         address: IpAddr,
         /// Destination port.
         port: u16,

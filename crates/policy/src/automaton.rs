@@ -1,0 +1,466 @@
+//! Byte automata: many patterns become one table that is walked once per byte.
+//!
+//! All patterns go into one non-deterministic automaton that shares their beginnings (so thousands of exact
+//! paths are one trie); the subset construction makes it deterministic and tells, for each state, which atoms hold if
+//! the text ends there. [`Automaton::minimise`] then merges states that no input can tell apart.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::formula::{Atom, Pattern, Piece, Text};
+
+/// What lies between two arguments.
+const SEPARATOR: u8 = 0;
+/// Most states of an automaton before it is minimised.
+const MAX_STATES: usize = 1 << 17;
+/// Most entries of its table.
+const MAX_ENTRIES: usize = 1 << 22;
+
+/// The patterns need too many states.
+#[derive(Debug)]
+pub(crate) struct TooLarge;
+
+/// A deterministic automaton over symbols; each byte stands for one symbol.
+#[derive(Debug)]
+pub(crate) struct Automaton {
+    pub(crate) symbols: [u8; 256],
+    pub(crate) n_symbols: usize,
+    /// `next[state * n_symbols + symbol]`.
+    pub(crate) next: Vec<u32>,
+    /// Class of each state: what holds if the text ends here.
+    pub(crate) class: Vec<u32>,
+    pub(crate) start: u32,
+}
+
+/// Builds the automaton of these atoms. Also returns, for each class, the atoms that hold in it, sorted.
+pub(crate) fn build<'a>(
+    atoms: impl Iterator<Item = (u32, &'a Atom)>,
+) -> Result<(Automaton, Vec<Vec<u32>>), TooLarge> {
+    let mut nfa = Nfa::default();
+    for (id, atom) in atoms {
+        nfa.add(id, atom);
+    }
+    nfa.determinise()
+}
+
+/// What repeats any number of times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Loop {
+    Anything,
+    ButSlash,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Byte(u8),
+    /// A space of the command line: in an argument, or between two.
+    Gap,
+    Loop(Loop),
+}
+
+#[derive(Default)]
+struct Node {
+    /// Steps that read one symbol.
+    edges: Vec<(Step, u32)>,
+    /// Nodes that are reached for nothing.
+    free: Vec<u32>,
+    repeats: Option<Loop>,
+    holds: Vec<u32>,
+}
+
+struct Nfa {
+    nodes: Vec<Node>,
+    /// To share beginnings.
+    trie: HashMap<(u32, Step), u32>,
+}
+
+impl Default for Nfa {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()], trie: HashMap::new() }
+    }
+}
+
+impl Nfa {
+    fn add(&mut self, id: u32, atom: &Atom) {
+        match atom {
+            Atom::Text(text, patterns) => {
+                for pattern in patterns {
+                    self.add_text(id, *text, pattern);
+                }
+            }
+            Atom::SomeArg(args) => {
+                let anything = Step::Loop(Loop::Anything);
+                let separator = Step::Byte(SEPARATOR);
+                for arg in args {
+                    let exact: Vec<Step> = arg.iter().map(|byte| Step::Byte(*byte)).collect();
+                    for before in [&[][..], &[anything, separator]] {
+                        let end = self.path(0, before.iter().chain(&exact).copied());
+                        self.holds(end, id);
+                        let end = self.path(end, [separator, anything].into_iter());
+                        self.holds(end, id);
+                    }
+                }
+            }
+            Atom::EveryArg(args) => {
+                // A trie of its own, since its ends lead back to its root.
+                let root = self.node();
+                self.nodes[0].free.push(root);
+                for arg in args {
+                    let end = self.path(root, arg.iter().map(|byte| Step::Byte(*byte)));
+                    self.holds(end, id);
+                    if !self.nodes[end as usize].edges.contains(&(Step::Byte(SEPARATOR), root)) {
+                        self.nodes[end as usize].edges.push((Step::Byte(SEPARATOR), root));
+                    }
+                }
+            }
+            Atom::Fileless | Atom::Address(_) | Atom::Port(_) | Atom::Protocol(_) => {}
+        }
+    }
+
+    fn add_text(&mut self, id: u32, text: Text, pattern: &Pattern) {
+        let literal = |byte: u8| pattern.iter().any(|p| matches!(p, Piece::Bytes(b) if b.contains(&byte)));
+        // Neither can be part of what the kernel sees, so such a pattern never matches.
+        if literal(0) || (text == Text::Name && literal(b'/')) {
+            return;
+        }
+        let mut steps = Vec::new();
+        for piece in pattern {
+            match piece {
+                Piece::Any if text == Text::Name => steps.push(Step::Loop(Loop::ButSlash)),
+                Piece::Any => steps.push(Step::Loop(Loop::Anything)),
+                Piece::Bytes(bytes) => steps.extend(bytes.iter().map(|byte| match byte {
+                    b' ' if text == Text::CommandLine => Step::Gap,
+                    byte => Step::Byte(*byte),
+                })),
+            }
+        }
+        let end = self.path(0, steps.iter().copied());
+        self.holds(end, id);
+        if text == Text::Name {
+            let before = [Step::Loop(Loop::Anything), Step::Byte(b'/')];
+            let end = self.path(0, before.into_iter().chain(steps));
+            self.holds(end, id);
+        }
+    }
+
+    fn node(&mut self) -> u32 {
+        self.nodes.push(Node::default());
+        self.nodes.len() as u32 - 1
+    }
+
+    /// Follows the steps from a node, making what is missing.
+    fn path(&mut self, from: u32, steps: impl Iterator<Item = Step>) -> u32 {
+        let mut at = from;
+        for step in steps {
+            at = match self.trie.get(&(at, step)) {
+                Some(next) => *next,
+                None => {
+                    let next = self.node();
+                    self.trie.insert((at, step), next);
+                    match step {
+                        Step::Loop(kind) => {
+                            self.nodes[next as usize].repeats = Some(kind);
+                            self.nodes[at as usize].free.push(next);
+                        }
+                        step => self.nodes[at as usize].edges.push((step, next)),
+                    }
+                    next
+                }
+            };
+        }
+        at
+    }
+
+    fn holds(&mut self, node: u32, id: u32) {
+        let holds = &mut self.nodes[node as usize].holds;
+        if !holds.contains(&id) {
+            holds.push(id);
+        }
+    }
+
+    /// Bytes that no pattern tells apart share a symbol; the separator always has its own.
+    fn symbols(&self) -> ([u8; 256], usize) {
+        let mut own = BTreeSet::from([SEPARATOR]);
+        for node in &self.nodes {
+            for (step, _) in &node.edges {
+                match step {
+                    Step::Byte(byte) => own.extend([*byte]),
+                    Step::Gap => own.extend([b' ']),
+                    Step::Loop(_) => {}
+                }
+            }
+            if node.repeats == Some(Loop::ButSlash) {
+                own.insert(b'/');
+            }
+        }
+        let mut symbols = [0; 256];
+        let mut n = usize::from(own.len() < 256);
+        for byte in own {
+            symbols[usize::from(byte)] = n as u8;
+            n += 1;
+        }
+        (symbols, n)
+    }
+
+    fn determinise(&self) -> Result<(Automaton, Vec<Vec<u32>>), TooLarge> {
+        let (symbols, n_symbols) = self.symbols();
+        let slash = usize::from(symbols[usize::from(b'/')]);
+        let (gap, separator) = (symbols[usize::from(b' ')], symbols[usize::from(SEPARATOR)]);
+        let mut states: HashMap<Vec<u32>, u32> = HashMap::new();
+        let mut sets: Vec<Vec<u32>> = Vec::new();
+        let mut classes: HashMap<Vec<u32>, u32> = HashMap::new();
+        let mut automaton = Automaton { symbols, n_symbols, next: vec![], class: vec![], start: 0 };
+        let start = self.closure(vec![0]);
+        states.insert(start.clone(), 0);
+        sets.push(start);
+        let mut at = 0;
+        while at < sets.len() {
+            if sets.len() > MAX_STATES || sets.len() * n_symbols > MAX_ENTRIES {
+                return Err(TooLarge);
+            }
+            let set = std::mem::take(&mut sets[at]);
+            let mut holds: Vec<u32> = Vec::new();
+            let mut always: Vec<u32> = Vec::new();
+            let mut but_slash: Vec<u32> = Vec::new();
+            let mut read: Vec<Vec<u32>> = vec![Vec::new(); n_symbols];
+            for node_id in &set {
+                let node = &self.nodes[*node_id as usize];
+                holds.extend(&node.holds);
+                match node.repeats {
+                    Some(Loop::Anything) => always.push(*node_id),
+                    Some(Loop::ButSlash) => but_slash.push(*node_id),
+                    None => {}
+                }
+                for (step, to) in &node.edges {
+                    match step {
+                        Step::Byte(byte) => {
+                            read[usize::from(symbols[usize::from(*byte)])].push(*to);
+                        }
+                        Step::Gap => {
+                            read[usize::from(gap)].push(*to);
+                            read[usize::from(separator)].push(*to);
+                        }
+                        Step::Loop(_) => {}
+                    }
+                }
+            }
+            holds.sort_unstable();
+            holds.dedup();
+            let n_classes = classes.len() as u32;
+            automaton.class.push(*classes.entry(holds).or_insert(n_classes));
+            // Most symbols lead to the same place: what repeats goes on.
+            let mut usual = None;
+            for (symbol, mut to) in read.into_iter().enumerate() {
+                let ordinary = to.is_empty() && (but_slash.is_empty() || symbol != slash);
+                if let (true, Some(state)) = (ordinary, usual) {
+                    automaton.next.push(state);
+                    continue;
+                }
+                to.extend(&always);
+                if symbol != slash {
+                    to.extend(&but_slash);
+                }
+                let to = self.closure(to);
+                let state = match states.get(&to) {
+                    Some(state) => *state,
+                    None => {
+                        let state = sets.len() as u32;
+                        sets.push(to.clone());
+                        states.insert(to, state);
+                        state
+                    }
+                };
+                if ordinary {
+                    usual = Some(state);
+                }
+                automaton.next.push(state);
+            }
+            at += 1;
+        }
+        let mut holding = vec![Vec::new(); classes.len()];
+        for (holds, class) in classes {
+            holding[class as usize] = holds;
+        }
+        Ok((automaton, holding))
+    }
+
+    fn closure(&self, mut open: Vec<u32>) -> Vec<u32> {
+        // What is reached for nothing has one way to it, so this ends, and without repetitions.
+        open.sort_unstable();
+        open.dedup();
+        let mut at = 0;
+        while at < open.len() {
+            open.extend(&self.nodes[open[at] as usize].free);
+            at += 1;
+        }
+        open.sort_unstable();
+        open.dedup();
+        open
+    }
+}
+
+impl Automaton {
+    /// Gives states the classes that `merged` maps theirs to, and merges what can no longer be told apart
+    /// (Hopcroft's algorithm); then merges symbols that make no difference in any state.
+    pub(crate) fn minimise(&self, merged: &[u32]) -> Self {
+        let class: Vec<u32> = self.class.iter().map(|class| merged[*class as usize]).collect();
+        let block_of = self.partition(&class);
+        let n_blocks = block_of.iter().max().map_or(0, |max| *max as usize + 1);
+        let mut representative = vec![u32::MAX; n_blocks];
+        for (state, block) in block_of.iter().enumerate() {
+            let first = &mut representative[*block as usize];
+            *first = (*first).min(state as u32);
+        }
+        let row = |block: usize| {
+            let at = representative[block] as usize * self.n_symbols;
+            &self.next[at..at + self.n_symbols]
+        };
+        // Columns: symbols with equal targets everywhere become one.
+        let mut columns: HashMap<Vec<u32>, u8> = HashMap::new();
+        let mut kept: Vec<usize> = Vec::new();
+        let new_symbol: Vec<u8> = (0..self.n_symbols)
+            .map(|symbol| {
+                let column: Vec<u32> =
+                    (0..n_blocks).map(|block| block_of[row(block)[symbol] as usize]).collect();
+                let fresh = kept.len() as u8;
+                *columns.entry(column).or_insert_with(|| {
+                    kept.push(symbol);
+                    fresh
+                })
+            })
+            .collect();
+        let mut symbols = [0; 256];
+        for (byte, symbol) in self.symbols.iter().enumerate() {
+            symbols[byte] = new_symbol[usize::from(*symbol)];
+        }
+        let mut next = Vec::with_capacity(n_blocks * kept.len());
+        for block in 0..n_blocks {
+            next.extend(kept.iter().map(|symbol| block_of[row(block)[*symbol] as usize]));
+        }
+        Self {
+            symbols,
+            n_symbols: kept.len(),
+            next,
+            class: representative.iter().map(|state| class[*state as usize]).collect(),
+            start: block_of[self.start as usize],
+        }
+    }
+
+    /// The coarsest partition of the states that respects classes and transitions.
+    fn partition(&self, class: &[u32]) -> Vec<u32> {
+        let n = class.len();
+        let k = self.n_symbols;
+        // Predecessors, by (symbol, target).
+        let slot = |state: usize, symbol: usize| symbol * n + self.next[state * k + symbol] as usize;
+        let mut begins = vec![0u32; n * k + 1];
+        for state in 0..n {
+            for symbol in 0..k {
+                begins[slot(state, symbol) + 1] += 1;
+            }
+        }
+        for i in 0..n * k {
+            begins[i + 1] += begins[i];
+        }
+        let mut fill = begins.clone();
+        let mut before = vec![0u32; n * k];
+        for state in 0..n {
+            for symbol in 0..k {
+                let at = &mut fill[slot(state, symbol)];
+                before[*at as usize] = state as u32;
+                *at += 1;
+            }
+        }
+        drop(fill);
+        // Members of a block lie together; the marked ones first.
+        let mut order: Vec<u32> = (0..n as u32).collect();
+        order.sort_by_key(|state| class[*state as usize]);
+        let mut place = vec![0u32; n];
+        let mut block_of = vec![0u32; n];
+        let mut blocks: Vec<(usize, usize)> = Vec::new();
+        for (i, state) in order.iter().enumerate() {
+            place[*state as usize] = i as u32;
+            if i == 0 || class[*state as usize] != class[order[i - 1] as usize] {
+                blocks.push((i, i));
+            }
+            let block = blocks.len() - 1;
+            blocks[block].1 = i + 1;
+            block_of[*state as usize] = block as u32;
+        }
+        let mut waiting: Vec<(u32, u32)> = Vec::new();
+        let mut waits: Vec<bool> = Vec::new();
+        let wait = |waiting: &mut Vec<(u32, u32)>, waits: &mut Vec<bool>, block: usize, symbol: usize| {
+            if waits.len() < (block + 1) * k {
+                waits.resize((block + 1) * k, false);
+            }
+            if !waits[block * k + symbol] {
+                waits[block * k + symbol] = true;
+                waiting.push((block as u32, symbol as u32));
+            }
+        };
+        for block in 0..blocks.len() {
+            for symbol in 0..k {
+                wait(&mut waiting, &mut waits, block, symbol);
+            }
+        }
+        let mut marked: Vec<usize> = vec![0; blocks.len()];
+        while let Some((splitter, symbol)) = waiting.pop() {
+            let (splitter, symbol) = (splitter as usize, symbol as usize);
+            waits[splitter * k + symbol] = false;
+            let (begin, end) = blocks[splitter];
+            let mut sources: Vec<u32> = Vec::new();
+            for target in &order[begin..end] {
+                let at = symbol * n + *target as usize;
+                sources.extend(&before[begins[at] as usize..begins[at + 1] as usize]);
+            }
+            let mut touched: Vec<usize> = Vec::new();
+            for source in sources {
+                let block = block_of[source as usize] as usize;
+                if marked[block] == 0 {
+                    touched.push(block);
+                }
+                let to = blocks[block].0 + marked[block];
+                let from = place[source as usize] as usize;
+                marked[block] += 1;
+                order.swap(from, to);
+                place[order[from] as usize] = from as u32;
+                place[order[to] as usize] = to as u32;
+            }
+            for block in touched {
+                let count = std::mem::take(&mut marked[block]);
+                let (begin, end) = blocks[block];
+                if count == end - begin {
+                    continue;
+                }
+                // The smaller half becomes the new block.
+                let fresh = blocks.len();
+                let middle = begin + count;
+                let (new, old) = if count <= end - middle {
+                    ((begin, middle), (middle, end))
+                } else {
+                    ((middle, end), (begin, middle))
+                };
+                blocks[block] = old;
+                blocks.push(new);
+                marked.push(0);
+                for state in &order[new.0..new.1] {
+                    block_of[*state as usize] = fresh as u32;
+                }
+                for symbol in 0..k {
+                    // If the old block waits, both halves must; else the smaller one suffices.
+                    wait(&mut waiting, &mut waits, fresh, symbol);
+                }
+            }
+        }
+        block_of
+    }
+
+    /// The class that a text leads to.
+    #[cfg(test)]
+    pub(crate) fn run(&self, text: &[u8]) -> u32 {
+        let mut state = self.start;
+        for byte in text {
+            let symbol = usize::from(self.symbols[usize::from(*byte)]);
+            state = self.next[state as usize * self.n_symbols + symbol];
+        }
+        self.class[state as usize]
+    }
+}

@@ -1,0 +1,671 @@
+//! From a Cedar policy to a formula: everything known in advance is folded away.
+//!
+//! For one person, host and local user only what the kernel sees stays open: path, name, arguments, address, port,
+//! protocol. Every part of a condition that does not look at those is evaluated by Cedar itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use cedar_policy::pst::{self, BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
+use cedar_policy::{Entities, EvalResult, Expression, Request};
+
+use crate::expr::parts;
+use crate::formula::{Atom, Atoms, Formula, Piece, Prefix, Text, and, choose, not};
+use crate::port::{self, PortExpr};
+
+/// Attributes of `exec` that only the kernel knows.
+const EXEC: [&str; 5] = ["path", "name", "args", "command_line", "fileless"];
+/// Attributes of `connect` that only the kernel knows.
+const CONNECT: [&str; 3] = ["address", "port", "protocol"];
+/// Deepest nesting of a condition that is followed: the walk is recursive.
+pub(crate) const MAX_NESTING: usize = 200;
+
+/// The actions that the kernel judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Exec,
+    Connect,
+}
+
+impl Action {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Connect => "connect",
+        }
+    }
+
+    fn has(self, attribute: &str) -> bool {
+        attribute == "local_user"
+            || match self {
+                Self::Exec => EXEC.contains(&attribute),
+                Self::Connect => CONNECT.contains(&attribute),
+            }
+    }
+}
+
+/// Why a condition cannot be judged by the kernel: the part of it, and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unplaceable {
+    pub(crate) part: String,
+    pub(crate) why: &'static str,
+}
+
+/// What is known in advance.
+pub(crate) struct Given<'a> {
+    /// Person, action, host, and a context that holds only the local user.
+    pub(crate) request: &'a Request,
+    pub(crate) entities: &'a Entities,
+}
+
+/// The condition of a policy's clauses. Without `given`, only whether it can be judged at all is of interest.
+pub(crate) fn condition(
+    body: &pst::Template,
+    action: Action,
+    atoms: &mut Atoms,
+    given: Option<&Given<'_>>,
+) -> Result<Formula, Unplaceable> {
+    let mut folder = Folder { action, atoms, given };
+    let mut whole = Formula::True;
+    for clause in body.clauses() {
+        if matches!(whole, Formula::False | Formula::Error) {
+            break;
+        }
+        let (pst::Clause::When(expr) | pst::Clause::Unless(expr)) = clause;
+        if nesting(expr) > MAX_NESTING {
+            return Err(Unplaceable {
+                part: "…".into(),
+                why: "the condition is nested too deeply; compare with a set, `[…].contains(…)`, instead of a long chain of `||`",
+            });
+        }
+        let part = folder.truth(expr)?;
+        let part = if matches!(clause, pst::Clause::Unless(_)) { not(part) } else { part };
+        whole = and(whole, part);
+    }
+    Ok(whole)
+}
+
+/// Depth of an expression, found without recursion.
+fn nesting(expr: &Expr) -> usize {
+    let mut deepest = 0;
+    let mut open = vec![(expr, 1)];
+    while let Some((expr, depth)) = open.pop() {
+        deepest = deepest.max(depth);
+        open.extend(parts(expr).into_iter().map(|part| (&**part, depth + 1)));
+    }
+    deepest
+}
+
+/// Whether an expression looks at something that only the kernel knows.
+fn kernel_visible(expr: &Expr) -> bool {
+    match expr {
+        Expr::GetAttr { expr, attr } if is_context(expr) => attr != "local_user",
+        Expr::Var(Var::Context) => true,
+        other => parts(other).into_iter().any(|part| kernel_visible(part)),
+    }
+}
+
+fn is_context(expr: &Expr) -> bool {
+    matches!(expr, Expr::Var(Var::Context))
+}
+
+/// A value that may depend on what only the kernel knows.
+#[derive(Clone, Debug)]
+enum Value {
+    Bool(Formula),
+    Long(i64),
+    Text(String),
+    Range(Prefix),
+    Set(Vec<Value>),
+    Record(BTreeMap<String, Value>),
+    /// Entities, and extension values other than addresses.
+    Other(EvalResult),
+    /// `context.path`, `context.name`, `context.command_line`.
+    Seen(Text),
+    /// `context.args`.
+    Args,
+    /// `context.address`.
+    Address,
+    /// `context.protocol`.
+    Protocol,
+    /// `context.port`, and what is computed from it.
+    Port(Rc<PortExpr>),
+    /// Known later; only while checking.
+    Later,
+    /// Evaluation fails.
+    Error,
+    /// Depends on a condition.
+    Either(Formula, Box<Value>, Box<Value>),
+}
+
+struct Folder<'a> {
+    action: Action,
+    atoms: &'a mut Atoms,
+    given: Option<&'a Given<'a>>,
+}
+
+type Folded<T> = Result<T, Unplaceable>;
+
+const NOT_JUDGED: &str = "the kernel's tables cannot hold this comparison; compare each attribute with literal values, sets of literals, or known attributes of principal and resource";
+
+impl Folder<'_> {
+    /// Folds a boolean expression.
+    fn truth(&mut self, expr: &Expr) -> Folded<Formula> {
+        match expr {
+            Expr::UnaryOp { op: UnaryOp::Not, expr } => Ok(not(self.truth(expr)?)),
+            Expr::BinaryOp { op: BinaryOp::And, left, right } => match self.truth(left)? {
+                sure @ (Formula::False | Formula::Error) => Ok(sure),
+                left => Ok(and(left, self.truth(right)?)),
+            },
+            Expr::BinaryOp { op: BinaryOp::Or, left, right } => match self.truth(left)? {
+                sure @ (Formula::True | Formula::Error) => Ok(sure),
+                left => {
+                    let right = self.truth(right)?;
+                    Ok(self.atoms.or(left, right))
+                }
+            },
+            Expr::IfThenElse { cond, then_expr, else_expr } => match self.truth(cond)? {
+                Formula::True => self.truth(then_expr),
+                Formula::False => self.truth(else_expr),
+                Formula::Error => Ok(Formula::Error),
+                cond => Ok(choose(cond, self.truth(then_expr)?, self.truth(else_expr)?)),
+            },
+            _ => {
+                let value = self.value(expr)?;
+                self.as_truth(expr, value)
+            }
+        }
+    }
+
+    fn as_truth(&mut self, expr: &Expr, value: Value) -> Folded<Formula> {
+        match value {
+            Value::Bool(formula) => Ok(formula),
+            // Checking: some condition. An atom that nothing else uses keeps both ways open.
+            Value::Later => Ok(self.atoms.intern(Atom::Fileless)),
+            Value::Either(cond, a, b) => {
+                let (a, b) = (self.as_truth(expr, *a)?, self.as_truth(expr, *b)?);
+                Ok(choose(cond, a, b))
+            }
+            Value::Error => Ok(Formula::Error),
+            _ => Err(unplaceable(expr)),
+        }
+    }
+
+    fn value(&mut self, expr: &Expr) -> Folded<Value> {
+        if let Expr::Literal(literal) = expr {
+            match literal {
+                Literal::Bool(true) => return Ok(Value::Bool(Formula::True)),
+                Literal::Bool(false) => return Ok(Value::Bool(Formula::False)),
+                Literal::Long(number) => return Ok(Value::Long(*number)),
+                Literal::String(text) => return Ok(Value::Text(text.to_string())),
+                _ => {}
+            }
+        }
+        if let Expr::Set(elements) = expr {
+            return self.set(elements);
+        }
+        if !kernel_visible(expr) {
+            return self.known(expr);
+        }
+        match expr {
+            Expr::GetAttr { expr: inner, attr } if is_context(inner) => self.attribute(expr, attr),
+            Expr::GetAttr { expr: inner, attr } => match self.value(inner)? {
+                Value::Record(mut fields) => fields.remove(attr.as_str()).ok_or_else(|| unplaceable(expr)),
+                Value::Error => Ok(Value::Error),
+                _ => Err(unplaceable(expr)),
+            },
+            Expr::HasAttr { expr: inner, attrs } if is_context(inner) && attrs.len() == 1 => {
+                Ok(Value::Bool(constant(self.action.has(&attrs.head))))
+            }
+            Expr::Record(fields) => {
+                let mut record = BTreeMap::new();
+                for (name, field) in fields {
+                    match self.value(field)? {
+                        Value::Error => return Ok(Value::Error),
+                        value => record.insert(name.clone(), value),
+                    };
+                }
+                Ok(Value::Record(record))
+            }
+            Expr::Like { expr: inner, pattern } => {
+                let value = self.value(inner)?;
+                self.each(value, &mut |folder, value| folder.like(expr, value, pattern))
+            }
+            Expr::IfThenElse { cond, then_expr, else_expr } => match self.truth(cond)? {
+                Formula::True => self.value(then_expr),
+                Formula::False => self.value(else_expr),
+                Formula::Error => Ok(Value::Error),
+                cond => {
+                    let (a, b) = (self.value(then_expr)?, self.value(else_expr)?);
+                    Ok(Value::Either(cond, Box::new(a), Box::new(b)))
+                }
+            },
+            Expr::UnaryOp { op: UnaryOp::Not, .. }
+            | Expr::BinaryOp { op: BinaryOp::And | BinaryOp::Or, .. } => {
+                Ok(Value::Bool(self.truth(expr)?))
+            }
+            Expr::UnaryOp { op, expr: inner } => {
+                let value = self.value(inner)?;
+                self.each(value, &mut |folder, value| folder.unary(expr, *op, value))
+            }
+            Expr::BinaryOp { op, left, right } => {
+                let left = self.value(left)?;
+                if matches!(left, Value::Error) {
+                    return Ok(Value::Error);
+                }
+                let right = self.value(right)?;
+                self.each(left, &mut |folder, left| {
+                    folder.each(right.clone(), &mut |folder, right| {
+                        folder.binary(expr, *op, left.clone(), right)
+                    })
+                })
+            }
+            _ => Err(unplaceable(expr)),
+        }
+    }
+
+    /// Applies `apply` to a value; where that depends on a condition, to both.
+    fn each(
+        &mut self,
+        value: Value,
+        apply: &mut dyn FnMut(&mut Self, Value) -> Folded<Value>,
+    ) -> Folded<Value> {
+        match value {
+            Value::Either(cond, a, b) => {
+                let (a, b) = (self.each(*a, apply)?, self.each(*b, apply)?);
+                Ok(Value::Either(cond, Box::new(a), Box::new(b)))
+            }
+            Value::Error => Ok(Value::Error),
+            value => apply(self, value),
+        }
+    }
+
+    fn set(&mut self, elements: &[std::sync::Arc<Expr>]) -> Folded<Value> {
+        let mut values = Vec::with_capacity(elements.len());
+        for element in elements {
+            match self.value(element)? {
+                Value::Error => return Ok(Value::Error),
+                value => values.push(value),
+            }
+        }
+        // An element that depends on a condition makes two sets.
+        let Some(at) = values.iter().position(|value| matches!(value, Value::Either(..))) else {
+            return Ok(Value::Set(values));
+        };
+        let choice = values[at].clone();
+        self.each(choice, &mut |_, value| {
+            if values.iter().filter(|value| matches!(value, Value::Either(..))).count() > 1 {
+                return Err(Unplaceable { part: "if … then … else …".into(), why: NOT_JUDGED });
+            }
+            let mut values = values.clone();
+            values[at] = value;
+            Ok(Value::Set(values))
+        })
+    }
+
+    /// Evaluates with Cedar what does not depend on the kernel.
+    fn known(&mut self, expr: &Expr) -> Folded<Value> {
+        let Some(given) = self.given else {
+            return Ok(match expr {
+                Expr::Literal(Literal::EntityUID(_)) => Value::Later,
+                _ => range(expr).map_or(Value::Later, Value::Range),
+            });
+        };
+        if let Some(range) = range(expr) {
+            return Ok(Value::Range(range));
+        }
+        let Ok(expression) = expr.to_string().parse::<Expression>() else {
+            return Err(unplaceable(expr));
+        };
+        Ok(match cedar_policy::eval_expression(given.request, given.entities, &expression) {
+            Ok(result) => from_cedar(result),
+            Err(_) => Value::Error,
+        })
+    }
+
+    fn attribute(&mut self, expr: &Expr, attribute: &str) -> Folded<Value> {
+        if !self.action.has(attribute) {
+            // The validator lets this pass only behind a `has` that is false here.
+            return Ok(Value::Error);
+        }
+        Ok(match attribute {
+            "path" => Value::Seen(Text::Path),
+            "name" => Value::Seen(Text::Name),
+            "command_line" => Value::Seen(Text::CommandLine),
+            "args" => Value::Args,
+            "fileless" => Value::Bool(self.atoms.intern(Atom::Fileless)),
+            "address" => Value::Address,
+            "protocol" => Value::Protocol,
+            "port" => Value::Port(Rc::new(PortExpr::Port)),
+            _ => return Err(unplaceable(expr)),
+        })
+    }
+
+    fn like(&mut self, expr: &Expr, value: Value, pattern: &[PatternElem]) -> Folded<Value> {
+        let pattern = pieces(pattern);
+        let formula = match value {
+            Value::Seen(text) => self.atoms.intern(Atom::Text(text, BTreeSet::from([pattern]))),
+            Value::Text(text) => constant(matches(text.as_bytes(), &pattern)),
+            Value::Protocol => self.protocols(|name| matches(name.as_bytes(), &pattern)),
+            Value::Later => return Ok(Value::Later),
+            _ => return Err(unplaceable(expr)),
+        };
+        Ok(Value::Bool(formula))
+    }
+
+    fn protocols(&mut self, test: impl Fn(&str) -> bool) -> Formula {
+        let numbers = (0..=255).filter(|n| test(&crate::decide::protocol_name(*n))).collect();
+        self.atoms.intern(Atom::Protocol(numbers))
+    }
+
+    fn unary(&mut self, expr: &Expr, op: UnaryOp, value: Value) -> Folded<Value> {
+        let ranges = |list: &[(&str, u8)]| -> BTreeSet<Prefix> {
+            list.iter()
+                .filter_map(|(text, length)| Some(Prefix::new(text.parse().ok()?, *length)))
+                .collect()
+        };
+        let address = match op {
+            UnaryOp::IsIPv4 => ranges(&[("0.0.0.0", 0)]),
+            UnaryOp::IsIPV6 => ranges(&[("::", 0)]),
+            UnaryOp::IsLoopback => ranges(&[("127.0.0.0", 8), ("::1", 128)]),
+            UnaryOp::IsMulticast => ranges(&[("224.0.0.0", 4), ("ff00::", 8)]),
+            _ => BTreeSet::new(),
+        };
+        match (op, value) {
+            (_, Value::Later) => Ok(Value::Later),
+            (
+                UnaryOp::IsIPv4 | UnaryOp::IsIPV6 | UnaryOp::IsLoopback | UnaryOp::IsMulticast,
+                Value::Address,
+            ) => Ok(Value::Bool(self.atoms.intern(Atom::Address(address)))),
+            (
+                UnaryOp::IsIPv4 | UnaryOp::IsIPV6 | UnaryOp::IsLoopback | UnaryOp::IsMulticast,
+                Value::Range(range),
+            ) => Ok(Value::Bool(constant(address.iter().any(|whole| whole.covers(&range))))),
+            // There always is an argument.
+            (UnaryOp::IsEmpty, Value::Args) => Ok(Value::Bool(Formula::False)),
+            (UnaryOp::IsEmpty, Value::Set(elements)) => {
+                Ok(Value::Bool(constant(elements.is_empty())))
+            }
+            (UnaryOp::Neg, Value::Port(a)) => Ok(Value::Port(Rc::new(PortExpr::Neg(a)))),
+            (UnaryOp::Neg, Value::Long(number)) => {
+                Ok(number.checked_neg().map_or(Value::Error, Value::Long))
+            }
+            _ => Err(unplaceable(expr)),
+        }
+    }
+
+    fn binary(&mut self, expr: &Expr, op: BinaryOp, left: Value, right: Value) -> Folded<Value> {
+        use BinaryOp as Op;
+        let formula = match op {
+            Op::Eq => self.equal(expr, &left, &right)?,
+            Op::NotEq => not(self.equal(expr, &left, &right)?),
+            Op::Less | Op::LessEq | Op::Greater | Op::GreaterEq => {
+                if matches!((&left, &right), (Value::Later, _) | (_, Value::Later)) {
+                    return Ok(Value::Later);
+                }
+                let (Some(a), Some(b)) = (number(&left), number(&right)) else {
+                    return Err(unplaceable(expr));
+                };
+                let test: fn(i64, i64) -> bool = match op {
+                    Op::Less => |a, b| a < b,
+                    Op::LessEq => |a, b| a <= b,
+                    Op::Greater => |a, b| a > b,
+                    _ => |a, b| a >= b,
+                };
+                port::compare(self.atoms, &a, &b, test)
+            }
+            Op::Add | Op::Sub | Op::Mul => {
+                if matches!((&left, &right), (Value::Later, _) | (_, Value::Later)) {
+                    return Ok(Value::Port(Rc::new(PortExpr::Port)));
+                }
+                let (Some(a), Some(b)) = (number(&left), number(&right)) else {
+                    return Err(unplaceable(expr));
+                };
+                return Ok(Value::Port(Rc::new(match op {
+                    Op::Add => PortExpr::Add(a, b),
+                    Op::Sub => PortExpr::Sub(a, b),
+                    _ => PortExpr::Mul(a, b),
+                })));
+            }
+            Op::Contains => self.contains(expr, &left, &right)?,
+            Op::ContainsAny => self.contains_any(expr, &left, &right)?,
+            Op::ContainsAll => self.contains_all(expr, &left, &right)?,
+            Op::IsInRange => match (left, right) {
+                (Value::Address, Value::Range(range)) => {
+                    self.atoms.intern(Atom::Address(BTreeSet::from([range])))
+                }
+                (Value::Range(range), Value::Address) => self.exactly(range),
+                (Value::Range(inner), Value::Range(outer)) => constant(outer.covers(&inner)),
+                (Value::Address, Value::Address) => Formula::True,
+                (Value::Later, _) | (_, Value::Later) => return Ok(Value::Later),
+                _ => return Err(unplaceable(expr)),
+            },
+            _ => return Err(unplaceable(expr)),
+        };
+        Ok(Value::Bool(formula))
+    }
+
+    /// The address is this one; false for a range.
+    fn exactly(&mut self, range: Prefix) -> Formula {
+        if range.length == Prefix::full(range.v6) {
+            self.atoms.intern(Atom::Address(BTreeSet::from([range])))
+        } else {
+            Formula::False
+        }
+    }
+
+    fn equal(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
+        Ok(match (left, right) {
+            (Value::Later, _) | (_, Value::Later) => self.atoms.intern(Atom::Fileless),
+            (Value::Bool(a), Value::Bool(b)) => choose(a.clone(), b.clone(), not(b.clone())),
+            (Value::Long(a), Value::Long(b)) => constant(a == b),
+            (Value::Text(a), Value::Text(b)) => constant(a == b),
+            (Value::Range(a), Value::Range(b)) => constant(a == b),
+            (Value::Other(a @ EvalResult::EntityUid(_)), Value::Other(b @ EvalResult::EntityUid(_))) => {
+                constant(a == b)
+            }
+            (Value::Seen(a), Value::Seen(b)) if a == b => Formula::True,
+            (Value::Seen(seen), Value::Text(text)) | (Value::Text(text), Value::Seen(seen)) => {
+                self.atoms.intern(Atom::Text(*seen, BTreeSet::from([exact(text)])))
+            }
+            (Value::Protocol, Value::Protocol) | (Value::Address, Value::Address) => Formula::True,
+            (Value::Args, Value::Args) => Formula::True,
+            (Value::Protocol, Value::Text(text)) | (Value::Text(text), Value::Protocol) => {
+                self.protocols(|name| name == text)
+            }
+            (Value::Address, Value::Range(range)) | (Value::Range(range), Value::Address) => {
+                self.exactly(*range)
+            }
+            (Value::Port(_), Value::Port(_) | Value::Long(_)) | (Value::Long(_), Value::Port(_)) => {
+                let (Some(a), Some(b)) = (number(left), number(right)) else {
+                    return Err(unplaceable(expr));
+                };
+                port::compare(self.atoms, &a, &b, |a, b| a == b)
+            }
+            (Value::Set(_) | Value::Args, Value::Set(_) | Value::Args) => {
+                let there = self.contains_all(expr, left, right)?;
+                and(there, self.contains_all(expr, right, left)?)
+            }
+            _ => return Err(unplaceable(expr)),
+        })
+    }
+
+    fn contains(&mut self, expr: &Expr, set: &Value, element: &Value) -> Folded<Formula> {
+        match (set, element) {
+            (Value::Later, _) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Args, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Args, Value::Text(text)) => {
+                let args = arguments(std::slice::from_ref(text));
+                Ok(self.atoms.intern(Atom::SomeArg(args)))
+            }
+            (Value::Set(elements), element) => {
+                // The usual case, at once: one attribute against many texts.
+                if let (Value::Seen(seen), Some(texts)) = (element, all_texts(elements)) {
+                    let patterns = texts.iter().map(|text| exact(text)).collect();
+                    return Ok(self.atoms.intern(Atom::Text(*seen, patterns)));
+                }
+                let mut any = Formula::False;
+                for one in elements {
+                    let same = self.equal(expr, one, element)?;
+                    any = self.atoms.or(any, same);
+                }
+                Ok(any)
+            }
+            _ => Err(unplaceable(expr)),
+        }
+    }
+
+    fn contains_any(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
+        match (left, right) {
+            (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Args, Value::Args) => Ok(Formula::True),
+            (Value::Args, Value::Set(elements)) | (Value::Set(elements), Value::Args) => {
+                let mut any = Formula::False;
+                for element in elements {
+                    let there = self.contains(expr, &Value::Args, element)?;
+                    any = self.atoms.or(any, there);
+                }
+                Ok(any)
+            }
+            (Value::Set(_), Value::Set(elements)) => {
+                let mut any = Formula::False;
+                for element in elements {
+                    let there = self.contains(expr, left, element)?;
+                    any = self.atoms.or(any, there);
+                }
+                Ok(any)
+            }
+            _ => Err(unplaceable(expr)),
+        }
+    }
+
+    /// Whether every element of `right` is in `left`.
+    fn contains_all(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
+        match (left, right) {
+            (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Args, Value::Args) => Ok(Formula::True),
+            (Value::Set(elements), Value::Args) => match all_texts(elements) {
+                Some(texts) => Ok(self.atoms.intern(Atom::EveryArg(arguments(&texts)))),
+                None if elements.iter().any(|e| matches!(e, Value::Later)) => {
+                    Ok(self.atoms.intern(Atom::Fileless))
+                }
+                None => Err(unplaceable(expr)),
+            },
+            (Value::Args | Value::Set(_), Value::Set(elements)) => {
+                let mut all = Formula::True;
+                for element in elements {
+                    all = and(all, self.contains(expr, left, element)?);
+                }
+                Ok(all)
+            }
+            _ => Err(unplaceable(expr)),
+        }
+    }
+}
+
+fn unplaceable(expr: &Expr) -> Unplaceable {
+    let mut part = expr.to_string();
+    if part.chars().count() > 80 {
+        part = part.chars().take(77).collect::<String>() + "…";
+    }
+    Unplaceable { part, why: NOT_JUDGED }
+}
+
+fn constant(value: bool) -> Formula {
+    if value { Formula::True } else { Formula::False }
+}
+
+fn number(value: &Value) -> Option<Rc<PortExpr>> {
+    match value {
+        Value::Port(expr) => Some(Rc::clone(expr)),
+        Value::Long(number) => Some(Rc::new(PortExpr::Long(*number))),
+        _ => None,
+    }
+}
+
+fn all_texts(values: &[Value]) -> Option<Vec<String>> {
+    values
+        .iter()
+        .map(|value| match value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Arguments never hold a zero byte.
+fn arguments(texts: &[String]) -> BTreeSet<Vec<u8>> {
+    texts.iter().filter(|text| !text.contains('\0')).map(|text| text.clone().into_bytes()).collect()
+}
+
+fn exact(text: &str) -> Vec<Piece> {
+    if text.is_empty() { vec![] } else { vec![Piece::Bytes(text.as_bytes().to_vec())] }
+}
+
+fn pieces(pattern: &[PatternElem]) -> Vec<Piece> {
+    let mut out: Vec<Piece> = Vec::new();
+    for element in pattern {
+        match (element, out.last_mut()) {
+            (PatternElem::Wildcard, Some(Piece::Any)) => {}
+            (PatternElem::Wildcard, _) => out.push(Piece::Any),
+            (PatternElem::Char(c), Some(Piece::Bytes(bytes))) => {
+                bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+            (PatternElem::Char(c), _) => {
+                out.push(Piece::Bytes(c.encode_utf8(&mut [0; 4]).as_bytes().to_vec()));
+            }
+        }
+    }
+    out
+}
+
+/// Whether a text matches a pattern; linear in the product of their lengths.
+fn matches(text: &[u8], pattern: &[Piece]) -> bool {
+    let mut ends: BTreeSet<usize> = BTreeSet::from([0]);
+    for piece in pattern {
+        ends = match piece {
+            Piece::Any => ends.first().map(|first| (*first..=text.len()).collect()).unwrap_or_default(),
+            Piece::Bytes(bytes) => ends
+                .into_iter()
+                .filter(|at| text[*at..].starts_with(bytes))
+                .map(|at| at + bytes.len())
+                .collect(),
+        };
+    }
+    ends.contains(&text.len())
+}
+
+/// `ip("…")` with a literal.
+fn range(expr: &Expr) -> Option<Prefix> {
+    let Expr::UnaryOp { op: UnaryOp::Ip, expr } = expr else { return None };
+    let Expr::Literal(Literal::String(text)) = &**expr else { return None };
+    parse_range(text)
+}
+
+fn parse_range(text: &str) -> Option<Prefix> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length.parse().ok()?)),
+        None => (text, None),
+    };
+    let address: std::net::IpAddr = address.parse().ok()?;
+    let full = Prefix::full(address.is_ipv6());
+    Some(Prefix::new(address, length.unwrap_or(full).min(full)))
+}
+
+fn from_cedar(result: EvalResult) -> Value {
+    match result {
+        EvalResult::Bool(value) => Value::Bool(constant(value)),
+        EvalResult::Long(number) => Value::Long(number),
+        EvalResult::String(text) => Value::Text(text),
+        EvalResult::Set(set) => Value::Set(set.iter().cloned().map(from_cedar).collect()),
+        EvalResult::Record(record) => Value::Record(
+            record.iter().map(|(name, value)| (name.clone(), from_cedar(value.clone()))).collect(),
+        ),
+        EvalResult::ExtensionValue(text) => text
+            .strip_prefix("ip(\"")
+            .and_then(|rest| rest.strip_suffix("\")"))
+            .and_then(parse_range)
+            .map_or(Value::Other(EvalResult::ExtensionValue(text.clone())), Value::Range),
+        other => Value::Other(other),
+    }
+}
