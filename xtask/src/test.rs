@@ -36,6 +36,8 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
     }
     nextest
         .args(&arguments.rest)
+        // An error names its causes; where it was made is noise beside them.
+        .env("RUST_LIB_BACKTRACE", "0")
         // The tests of virtual machines call back here.
         .env("SALLYPORT_XTASK", std::env::current_exe()?);
     run::loud("run the tests", &mut nextest)
