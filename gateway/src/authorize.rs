@@ -1,10 +1,18 @@
 //! The only place that mints sessions: Cedar is asked, the answer is on the record, and only then an
 //! [`AuthorizedSession`] exists.
 
-use sallyport_evidence::record::Identity;
+use crate::policy_store::{PolicyStore, short};
+use crate::recorder::{AppendError, Recorder, draft};
+use crate::sensors::registry::Sensors;
+use crate::sessions::{LiveSession, Sessions, principal};
+use crate::state::{self, State};
+use sallyport_contract::v1::{EndSession, gateway_order::Order};
+use sallyport_evidence::record::{Decision, Identity, Kind, Outcome, Record, Session};
+pub use sallyport_policy::GatewayAction;
+use sallyport_policy::{Answer, Question, RuleInfo};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Asks policy and mints sessions. Cheap to clone.
 #[derive(Clone)]
@@ -12,7 +20,14 @@ pub struct Authorizer {
     inner: Arc<Inner>,
 }
 
-struct Inner {}
+struct Inner {
+    policies: PolicyStore,
+    sensors: Sensors,
+    sessions: Sessions,
+    recorder: Recorder,
+    state: State,
+    session_limit: Duration,
+}
 
 /// Why somebody may not do something. `Display` is the text for the person: what, why, what to do next.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -54,19 +69,6 @@ pub struct TargetInfo {
     pub policy_version: String,
 }
 
-/// Actions on the gateway itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GatewayAction {
-    /// Push a policy bundle.
-    PushPolicy,
-    /// Read events, recordings and the log of others.
-    ReadEvidence,
-    /// Make join tokens, revoke sensors.
-    ManageSensors,
-    /// End others' sessions.
-    EndSessions,
-}
-
 /// Why a session must end. `Display` is shown to the person.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
@@ -96,6 +98,9 @@ pub enum EndReason {
     /// Evidence of it can no longer be kept.
     #[error("this session can no longer be recorded")]
     Unrecorded,
+    /// Its owner closed it.
+    #[error("{0}")]
+    Closed(String),
     /// The gateway stops.
     #[error("the gateway is shutting down")]
     Shutdown,
@@ -117,16 +122,23 @@ pub struct SignInAttempt<'a> {
 /// A session that policy permits and whose opening is durably on record. Only [`Authorizer`] makes one.
 /// Dropping it closes the session: channels are ended and `session_close` is recorded.
 pub struct AuthorizedSession {
-    pub(crate) id: String,
-    pub(crate) identity: Identity,
-    pub(crate) host: String,
-    pub(crate) local_user: String,
-    pub(crate) client: SocketAddr,
-    pub(crate) policy_version: String,
-    pub(crate) expires_at: SystemTime,
+    live: Arc<LiveSession>,
+    authorizer: Authorizer,
+    closed: bool,
 }
 
 impl Authorizer {
+    pub(crate) fn new(
+        policies: PolicyStore,
+        sensors: Sensors,
+        sessions: Sessions,
+        recorder: Recorder,
+        state: State,
+        session_limit: Duration,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { policies, sensors, sessions, recorder, state, session_limit }) }
+    }
+
     /// Asks policy whether `identity` may be `local_user` on `host` (with none: resolves the only one
     /// permitted), and records the answer durably before returning it.
     ///
@@ -139,15 +151,106 @@ impl Authorizer {
         local_user: Option<&str>,
         client: SocketAddr,
     ) -> Result<AuthorizedSession, Refusal> {
-        let _ = (&self.inner, identity, local_user, client);
-        Err(Refusal { kind: RefusalKind::Offline, message: format!("{host} is not connected") })
+        let request = Request { identity, host, client };
+        let local_user = match local_user {
+            Some(user) => user.to_owned(),
+            None => match self.only_local_user(&request) {
+                Ok(user) => user,
+                Err(refusal) => return Err(self.refused(&request, "", None, refusal).await),
+            },
+        };
+        let Some(current) = self.inner.policies.current() else {
+            let message = "no policy is installed on this gateway, so nothing is permitted; tell whoever runs it";
+            let refusal = Refusal { kind: RefusalKind::Policy, message: message.to_owned() };
+            return Err(self.refused(&request, &local_user, None, refusal).await);
+        };
+        let question = Question::OpenSession {
+            principal: principal(identity),
+            host: host.to_owned(),
+            local_user: local_user.clone(),
+            client_address: client.ip(),
+        };
+        let answer = current.policy.decide(&question);
+        let version = current.stored.version.as_str();
+        if !answer.allowed {
+            let what = format!("{} may not open a session on {host} as {local_user}", identity.user);
+            let refusal = policy_refusal(&what, answer.rule.as_ref(), version);
+            return Err(self.refused(&request, &local_user, Some(&answer), refusal).await);
+        }
+        if !self.inner.sensors.is_connected(host) {
+            let message = format!("{host} is not connected to the gateway; its sensor may be down or cut off. Try again, or ask whoever runs {host}");
+            let refusal = Refusal { kind: RefusalKind::Offline, message };
+            return Err(self.refused(&request, &local_user, None, refusal).await);
+        }
+        let limit = answer.session_limit.unwrap_or(self.inner.session_limit).min(self.inner.session_limit);
+        let expires_at = SystemTime::now() + limit;
+        let live = Arc::new(LiveSession::new(identity.clone(), host, &local_user, client, expires_at, version));
+        self.admit(live, &answer).await
+    }
+
+    /// Writes an allowed session down, durably, and only then makes it.
+    async fn admit(&self, live: Arc<LiveSession>, answer: &Answer) -> Result<AuthorizedSession, Refusal> {
+        let row = state::sessions::SessionRow {
+            id: live.id.clone(),
+            identity: live.identity.clone(),
+            host: live.host.clone(),
+            local_user: live.local_user.clone(),
+            client: live.client.to_string(),
+            policy_version: live.opened_under.clone(),
+            started_ms: state::now_ms(),
+            ended_ms: None,
+            end_reason: String::new(),
+        };
+        // The row first: a crash in between leaves a close without an open, never an open without a close.
+        state::sessions::open(&self.inner.state, row).await.map_err(|err| unrecorded(&err))?;
+        let outcome = if answer.observed.is_some() { Outcome::Observed } else { Outcome::Allowed };
+        let rule = answer.observed.as_ref().or(answer.rule.as_ref());
+        let mut record = draft(Kind::SessionOpen);
+        record.host = Some(live.host.clone());
+        record.identity = Some(live.identity.clone());
+        record.session = Some(live.record_part(""));
+        record.decision = Some(decision("open_session", outcome, &live.opened_under, rule));
+        if let Err(err) = self.inner.recorder.append(record).await {
+            if let Err(err) = state::sessions::forget(&self.inner.state, &live.id).await {
+                tracing::warn!(%err, "cannot forget a session that never was");
+            }
+            return Err(unrecorded(&err));
+        }
+        self.inner.sessions.add(live.clone());
+        // A push in between was judged without this session: judge it again.
+        if let Some(current) = self.inner.policies.current()
+            && current.stored.version != live.opened_under
+            && !current.policy.decide(&live.question()).allowed
+        {
+            live.end(EndReason::PolicyChanged { version: short(&current.stored.version).to_owned() });
+        }
+        let session = AuthorizedSession { live: live.clone(), authorizer: self.clone(), closed: false };
+        tokio::spawn(end_in_time(self.clone(), live));
+        Ok(session)
     }
 
     /// The hosts and local users that `identity` may reach.
     #[must_use]
     pub fn targets(&self, identity: &Identity) -> Vec<TargetInfo> {
-        let _ = identity;
-        Vec::new()
+        let Some(current) = self.inner.policies.current() else { return Vec::new() };
+        let principal = principal(identity);
+        let mut hosts = current.policy.hosts();
+        hosts.extend(self.inner.sensors.known_hosts());
+        hosts.sort_unstable();
+        hosts.dedup();
+        let target = |host: String| {
+            let local_users = current.policy.local_users(&principal, &host);
+            let facts = self.inner.sensors.facts(&host).unwrap_or_default();
+            (!local_users.is_empty()).then_some(TargetInfo {
+                host,
+                local_users,
+                connected: facts.connected,
+                mode: facts.mode,
+                kernel: facts.kernel,
+                policy_version: facts.policy_version,
+            })
+        };
+        hosts.into_iter().filter_map(target).collect()
     }
 
     /// May `identity` do `action` on the gateway?
@@ -155,8 +258,16 @@ impl Authorizer {
     /// # Errors
     /// Policy does not permit it.
     pub fn gateway_action(&self, identity: &Identity, action: GatewayAction) -> Result<(), Refusal> {
-        let _ = (identity, action);
-        Err(Refusal { kind: RefusalKind::Policy, message: "no rule permits it".to_owned() })
+        let Some(current) = self.inner.policies.current() else {
+            let message = "no policy is installed on this gateway, so nothing is permitted".to_owned();
+            return Err(Refusal { kind: RefusalKind::Policy, message });
+        };
+        let answer = current.policy.decide(&Question::Gateway { principal: principal(identity), action });
+        if answer.allowed {
+            return Ok(());
+        }
+        let what = format!("{} may not {}", identity.user, action.name().replace('_', " "));
+        Err(policy_refusal(&what, answer.rule.as_ref(), &current.stored.version))
     }
 
     /// Records a sign-in or a failed one; durable on return.
@@ -164,8 +275,99 @@ impl Authorizer {
     /// # Errors
     /// It cannot be recorded: treat the sign-in as failed.
     pub async fn sign_in_record(&self, attempt: SignInAttempt<'_>) -> Result<(), Refusal> {
-        let _ = attempt;
-        Ok(())
+        let mut record = draft(Kind::SignIn);
+        record.identity = attempt.identity.cloned();
+        record.session = Some(Session { client: attempt.client.to_string(), ..Session::default() });
+        let outcome = if attempt.failure.is_some() { Outcome::Blocked } else { Outcome::Allowed };
+        let mut decided = decision("sign_in", outcome, "", None);
+        decided.reason = attempt.failure.unwrap_or_default().chars().take(1000).collect();
+        record.decision = Some(decided);
+        record.message = Some(format!("by {}", attempt.method));
+        self.inner.recorder.append(record).await.map(drop).map_err(|err| unrecorded(&err))
+    }
+
+    /// Records something else that the gateway did or refused; durable on return.
+    ///
+    /// # Errors
+    /// It is not on the record.
+    pub async fn record(&self, record: Record) -> Result<u64, AppendError> {
+        self.inner.recorder.append(record).await
+    }
+
+    pub(crate) fn policies(&self) -> &PolicyStore {
+        &self.inner.policies
+    }
+    pub(crate) fn sensor_registry(&self) -> &Sensors {
+        &self.inner.sensors
+    }
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.inner.recorder
+    }
+    pub(crate) fn state(&self) -> &State {
+        &self.inner.state
+    }
+    pub(crate) fn running(&self) -> Vec<Arc<LiveSession>> {
+        self.inner.sessions.all()
+    }
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<LiveSession>> {
+        self.inner.sessions.find(id)
+    }
+
+    /// Ends a session everywhere: its owner, its channels, and what runs on the host.
+    pub(crate) fn end_session(&self, session: &LiveSession, reason: EndReason) {
+        let text = reason.to_string();
+        if session.end(reason) {
+            let order = Order::EndSession(EndSession { session_id: session.id.clone(), reason: text });
+            // Not connected: the sensor itself ends it with the grant, and is told on its next hello.
+            self.inner.sensors.order(&session.host, order);
+        }
+    }
+
+    fn only_local_user(&self, request: &Request<'_>) -> Result<String, Refusal> {
+        let Request { identity, host, .. } = request;
+        let users = self.inner.policies.current().map(|p| p.policy.local_users(&principal(identity), host)).unwrap_or_default();
+        match users.as_slice() {
+            [user] => Ok(user.clone()),
+            [] => Err(Refusal {
+                kind: RefusalKind::Policy,
+                message: format!("{} may not open a session on {host}; `ssh` to the gateway without a host lists what you may reach", identity.user),
+            }),
+            several => Err(Refusal {
+                kind: RefusalKind::Ambiguous,
+                message: format!("say as whom: you may be {} on {host}; write {host}+{}@…", several.join(", "), several[0]),
+            }),
+        }
+    }
+
+    /// Puts a refusal on the record; if that fails, the refusal says so.
+    async fn refused(&self, request: &Request<'_>, local_user: &str, answer: Option<&Answer>, refusal: Refusal) -> Refusal {
+        let version = self.inner.policies.current().map(|p| p.stored.version.clone()).unwrap_or_default();
+        let mut decided = decision("open_session", Outcome::Blocked, &version, answer.and_then(|a| a.rule.as_ref()));
+        if decided.reason.is_empty() {
+            decided.reason.clone_from(&refusal.message);
+        }
+        let mut record = draft(Kind::SessionOpen);
+        record.host = crate::authority::x509::is_host_name(request.host).then(|| request.host.to_owned());
+        record.identity = Some(request.identity.clone());
+        let local_user = local_user.chars().take(64).collect();
+        record.session = Some(Session { local_user, client: request.client.to_string(), ..Session::default() });
+        record.decision = Some(decided);
+        match self.inner.recorder.append(record).await {
+            Ok(_) => refusal,
+            Err(err) => unrecorded(&err),
+        }
+    }
+
+    /// Writes a session's end down. Its channels end by its `end`.
+    async fn close_session(&self, live: Arc<LiveSession>) {
+        self.inner.sessions.remove(&live.id);
+        let reason = live.end_reason().map(|reason| reason.to_string()).unwrap_or_default();
+        if let Err(err) = self.inner.recorder.append(close_record(&live, &reason)).await {
+            tracing::error!(session = live.id, %err, "the session's end is not on the record");
+        }
+        if let Err(err) = state::sessions::close(&self.inner.state, &live.id, &reason).await {
+            tracing::warn!(session = live.id, %err, "cannot note the session's end");
+        }
     }
 }
 
@@ -173,45 +375,132 @@ impl AuthorizedSession {
     /// Session id (UUID v7).
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        &self.live.id
     }
     /// Who.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.live.identity
     }
     /// The host.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        &self.live.host
     }
     /// The local user on the host.
     #[must_use]
     pub fn local_user(&self) -> &str {
-        &self.local_user
+        &self.live.local_user
     }
     /// The person's client.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        self.client
+        self.live.client
     }
     /// Policy version that authorised it (hex SHA-256).
     #[must_use]
     pub fn policy_version(&self) -> &str {
-        &self.policy_version
+        &self.live.opened_under
     }
     /// The grant's end.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {
-        self.expires_at
+        self.live.expires_at
     }
     /// Resolves when the session must end, with the reason. Every call resolves, also after the fact.
     pub async fn ended(&self) -> EndReason {
-        std::future::pending().await
+        self.live.ended().await
     }
-    /// Ends the session and waits until its close is durably on record. `reason` goes into the record:
-    /// `client closed the connection`, or an [`EndReason`]'s text. Dropping does the same in the background.
-    pub async fn close(self, reason: &str) {
-        let _ = reason;
+    /// Ends the session and waits until its close is durably on record. `reason` goes into the record unless the
+    /// session was ended for another before: `client closed the connection`. Dropping does the same in the background.
+    pub async fn close(mut self, reason: &str) {
+        self.closed = true;
+        self.live.end(EndReason::Closed(reason.to_owned()));
+        self.authorizer.close_session(self.live.clone()).await;
+    }
+
+    pub(crate) fn live(&self) -> &Arc<LiveSession> {
+        &self.live
+    }
+    pub(crate) fn sensors(&self) -> &Sensors {
+        &self.authorizer.inner.sensors
     }
 }
+
+impl Drop for AuthorizedSession {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.live.end(EndReason::Closed("the client has gone".to_owned()));
+            let (authorizer, live) = (self.authorizer.clone(), self.live.clone());
+            authorizer.inner.sensors.clone().background(async move { authorizer.close_session(live).await });
+        }
+    }
+}
+
+struct Request<'a> {
+    identity: &'a Identity,
+    host: &'a str,
+    client: SocketAddr,
+}
+
+/// Ends a session when its grant is over, or stops when it ended before.
+async fn end_in_time(authorizer: Authorizer, live: Arc<LiveSession>) {
+    loop {
+        let left = live.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+        if left.is_zero() {
+            authorizer.end_session(&live, EndReason::GrantOver);
+            return;
+        }
+        // In steps, because the wall clock may be set while we sleep.
+        tokio::select! {
+            _ = live.ended() => return,
+            () = tokio::time::sleep(left.min(Duration::from_secs(30))) => {}
+        }
+    }
+}
+
+/// `session_close` of a running session.
+fn close_record(live: &LiveSession, reason: &str) -> Record {
+    let mut record = draft(Kind::SessionClose);
+    record.host = Some(live.host.clone());
+    record.identity = Some(live.identity.clone());
+    record.session = Some(live.record_part(""));
+    record.message = Some(reason.to_owned());
+    record
+}
+
+fn decision(action: &str, outcome: Outcome, policy: &str, rule: Option<&RuleInfo>) -> Decision {
+    Decision {
+        action: action.to_owned(),
+        outcome,
+        policy: policy.to_owned(),
+        rule: rule.map(|r| r.id.clone()).unwrap_or_default(),
+        reason: rule.map(|r| r.reason.clone()).unwrap_or_default(),
+        point: "gateway".to_owned(),
+    }
+}
+
+fn policy_refusal(what: &str, rule: Option<&RuleInfo>, version: &str) -> Refusal {
+    let mut message = format!("{what}: ");
+    match rule {
+        Some(rule) => {
+            message.push_str(&format!("rule \"{}\"", rule.id));
+            if !rule.reason.is_empty() {
+                message.push_str(&format!(": {}", rule.reason));
+            }
+        }
+        None => message.push_str(&format!("no rule of policy {} permits it", short(version))),
+    }
+    match rule.map(|rule| rule.contact.as_str()).filter(|contact| !contact.is_empty()) {
+        Some(contact) => message.push_str(&format!(". Ask {contact}")),
+        None => message.push_str(". Ask whoever keeps the policy"),
+    }
+    Refusal { kind: RefusalKind::Policy, message }
+}
+
+fn unrecorded(err: &dyn std::error::Error) -> Refusal {
+    tracing::error!(err = %crate::chain(err), "refused because it cannot be recorded");
+    let message = "nothing is permitted now, because it cannot be recorded; tell whoever runs the gateway".to_owned();
+    Refusal { kind: RefusalKind::Unrecorded, message }
+}
+

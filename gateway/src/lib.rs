@@ -7,23 +7,27 @@ pub mod authority;
 pub mod authorize;
 pub mod config;
 pub mod console;
+pub mod files;
 pub mod identity;
+pub mod link;
+pub mod policy_store;
+pub mod recorder;
 pub mod sensors;
+mod sessions;
 pub mod ssh;
+mod start;
 pub mod state;
 
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
+pub use start::{Gateway, GrpcServer, StartError};
 
-/// Everything the front doors need, made once at start. Cheap to clone.
-#[derive(Clone)]
-pub struct Gateway {
-    /// The validated configuration.
-    pub config: Arc<config::Config>,
-    /// The state database.
-    pub state: state::State,
-    /// Mints sessions.
-    pub authorizer: authorize::Authorizer,
-    /// Cancelled when the gateway shuts down: stop accepting, close what is open, return.
-    pub shutdown: CancellationToken,
+/// An error and its causes, on one line.
+pub(crate) fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        text.push_str(": ");
+        text.push_str(&err.to_string());
+        cause = err.source();
+    }
+    text
 }

@@ -1,9 +1,15 @@
 //! Connected sensors and the channels that run through them.
 
+mod channel;
+pub mod registry;
+
 use crate::authorize::{AuthorizedSession, EndReason};
 use bytes::Bytes;
 use sallyport_contract::v1::{Exit, WindowSize, Work};
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, mpsc};
 
 /// A channel was not started; nothing ran. `Display` is the text for the person.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +23,8 @@ pub enum StartError {
         /// The host.
         host: String,
     },
-    /// The recording cannot be opened.
-    #[error("nothing was started: the session's recording cannot be opened ({0}). Tell whoever runs the gateway")]
+    /// The recording or the record of the start cannot be written.
+    #[error("nothing was started: it cannot be recorded ({0}). Tell whoever runs the gateway")]
     Unrecorded(String),
     /// The sensor refused.
     #[error("{host} refused to start it: {reason}")]
@@ -78,37 +84,55 @@ pub struct HostChannel {
 }
 
 /// Towards the host.
+#[derive(Clone)]
 pub struct ChannelInput {
-    frames: mpsc::Sender<Input>,
+    data: mpsc::Sender<Input>,
+    urgent: mpsc::Sender<Input>,
 }
 
 /// From the host.
 pub struct ChannelOutput {
-    frames: mpsc::Receiver<Output>,
+    frames: mpsc::UnboundedReceiver<(u64, Output)>,
+    taken: Arc<Taken>,
+    lost: Arc<OnceLock<String>>,
+}
+
+/// How far the consumer has come; read by the channel's task.
+#[derive(Default)]
+struct Taken {
+    seq: AtomicU64,
+    changed: Notify,
 }
 
 impl ChannelInput {
-    /// Sends; waits while the host takes no more.
+    /// Sends; waits while the host takes no more. Signals, sizes and hang-ups do not wait behind data.
     ///
     /// # Errors
     /// The channel is over.
     pub async fn send(&self, input: Input) -> Result<(), ChannelClosed> {
-        self.frames.send(input).await.map_err(|_| ChannelClosed)
+        let queue = match input {
+            Input::Data(_) | Input::Eof => &self.data,
+            Input::Resize(_) | Input::Signal(_) | Input::Hangup => &self.urgent,
+        };
+        queue.send(input).await.map_err(|_| ChannelClosed)
     }
 }
 
 impl ChannelOutput {
     /// The next output. `None` without an [`Output::Exit`] before it: the channel was lost, see
     /// [`Self::lost`]. Only what was received here is acknowledged to the host, so a slow caller slows the host's
-    /// program and nothing else.
+    /// program and nothing else. Cancel-safe.
     pub async fn recv(&mut self) -> Option<Output> {
-        self.frames.recv().await
+        let (seq, output) = self.frames.recv().await?;
+        self.taken.seq.store(seq, Ordering::Release);
+        self.taken.changed.notify_one();
+        Some(output)
     }
 
     /// Why the channel was lost, once [`Self::recv`] gave `None` without an exit: a sentence for the person.
     #[must_use]
     pub fn lost(&self) -> Option<String> {
-        None
+        self.lost.get().cloned()
     }
 }
 
@@ -118,7 +142,6 @@ impl AuthorizedSession {
     /// # Errors
     /// Nothing was started: see [`StartError`].
     pub async fn start_channel(&self, work: Work) -> Result<HostChannel, StartError> {
-        let _ = work;
-        Err(StartError::Offline { host: self.host.clone() })
+        self.sensors().start_channel(self.live().clone(), work).await
     }
 }

@@ -1,3 +1,4 @@
 //! The gateway's certificate authorities.
 
 pub mod ssh;
+pub mod x509;

@@ -1,0 +1,509 @@
+//! The sensors that are connected, what they said, and the channels that run through them.
+
+use super::channel::{self, Connection, FRAMES, Note};
+use super::{HostChannel, StartError};
+use crate::authorize::EndReason;
+use crate::recorder::cast::Header;
+use crate::recorder::recording::{self, RecordingOpen};
+use crate::recorder::{Noted, Recorder, draft};
+use crate::sessions::{LiveSession, Sessions, principal_message};
+use crate::state::{State, now_ms, sensors as table, sessions as session_table, to_ms};
+use sallyport_contract::v1::{
+    self, ChannelFrame, EndSession, GatewayOrder, HostFacts, SensorPolicy, StartChannel, Work, exit,
+    gateway_order::Order, work,
+};
+use sallyport_evidence::record::{Kind, Record};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Status, Streaming};
+
+/// Orders waiting for a sensor's control stream; a sensor that lets them pile up is cut off.
+pub(crate) const ORDERS: usize = 256;
+
+/// All sensors. Cheap to clone.
+#[derive(Clone)]
+pub struct Sensors {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: State,
+    recorder: Recorder,
+    sessions: Sessions,
+    grace: Duration,
+    next_link: AtomicU64,
+    tables: Mutex<Tables>,
+    /// Changes whenever a sensor connects, goes, or reports a policy.
+    news: watch::Sender<u64>,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Tables {
+    /// Seen at any time; kept when the link goes.
+    known: HashMap<String, Facts>,
+    live: HashMap<String, Live>,
+    channels: HashMap<String, ChannelEntry>,
+    /// Cancelled when a host's sensor is revoked; for streams that need no control stream.
+    revoked: HashMap<String, CancellationToken>,
+}
+
+/// What a sensor said about itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) mode: String,
+    pub(crate) kernel: String,
+    pub(crate) policy_version: String,
+    pub(crate) policy_error: String,
+    pub(crate) connected: bool,
+}
+
+struct Live {
+    link: u64,
+    orders: mpsc::Sender<GatewayOrder>,
+    cut: CancellationToken,
+}
+
+struct ChannelEntry {
+    host: String,
+    session: String,
+    notes: mpsc::Sender<Note>,
+}
+
+/// A sensor's control stream, from hello to its end. Dropping it is the end.
+pub(crate) struct Link {
+    sensors: Sensors,
+    pub(crate) host: String,
+    number: u64,
+    /// Channels of this host that were there before any order could go over this link.
+    channels: Vec<String>,
+    /// Cancelled when this link must end: revoked, replaced by a newer one, or too slow.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Sensors {
+    pub(crate) async fn open(
+        state: State,
+        recorder: Recorder,
+        sessions: Sessions,
+        grace: Duration,
+    ) -> Result<Self, crate::state::StateError> {
+        let known = table::all(&state).await?.into_iter().map(|known| {
+            (known.host, Facts { mode: known.mode, kernel: known.kernel, ..Facts::default() })
+        });
+        let tables = Tables { known: known.collect(), ..Tables::default() };
+        let inner = Inner {
+            state,
+            recorder,
+            sessions,
+            grace,
+            next_link: AtomicU64::new(1),
+            tables: Mutex::new(tables),
+            news: watch::Sender::new(0),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A sensor said hello. Ends an older link of the same host: the newer one is the truth.
+    pub(crate) async fn connected(
+        &self,
+        host: &str,
+        facts: &HostFacts,
+        policy_version: String,
+        orders: mpsc::Sender<GatewayOrder>,
+    ) -> Link {
+        let number = self.inner.next_link.fetch_add(1, Ordering::Relaxed);
+        let cut = CancellationToken::new();
+        let known = Facts {
+            mode: clean(&facts.mode),
+            kernel: clean(&facts.kernel),
+            policy_version: clean(&policy_version),
+            policy_error: String::new(),
+            connected: true,
+        };
+        let row = table::Known { host: host.to_owned(), mode: known.mode.clone(), kernel: known.kernel.clone() };
+        let channels;
+        {
+            let mut tables = self.tables();
+            let ours = tables.channels.iter().filter(|(_, entry)| entry.host == host);
+            channels = ours.map(|(id, _)| id.clone()).collect();
+            tables.known.insert(host.to_owned(), known);
+            let live = Live { link: number, orders, cut: cut.clone() };
+            if let Some(older) = tables.live.insert(host.to_owned(), live) {
+                older.cut.cancel();
+            }
+        }
+        self.tell_news();
+        if let Err(err) = table::seen(&self.inner.state, row).await {
+            tracing::warn!(host, %err, "cannot remember the sensor");
+        }
+        Link { sensors: self.clone(), host: host.to_owned(), number, channels, cut }
+    }
+
+    /// A sensor reports which policy it enforces.
+    pub(crate) fn policy_status(&self, host: &str, version: &str, error: &str) {
+        if let Some(facts) = self.tables().known.get_mut(host) {
+            facts.policy_error = clean(error);
+            if error.is_empty() {
+                facts.policy_version = clean(version);
+            }
+        }
+        self.tell_news();
+    }
+
+    /// Sends an order to a sensor; false: it is not connected (or does not read, and is cut off).
+    pub(crate) fn order(&self, host: &str, order: Order) -> bool {
+        let tables = self.tables();
+        let Some(live) = tables.live.get(host) else { return false };
+        let sent = live.orders.try_send(GatewayOrder { order: Some(order) }).is_ok();
+        if !sent {
+            live.cut.cancel();
+        }
+        sent
+    }
+
+    /// Sends an order to every connected sensor; gives their hosts.
+    pub(crate) fn order_all(&self, order: &Order) -> Vec<String> {
+        let hosts: Vec<String> = self.tables().live.keys().cloned().collect();
+        hosts.into_iter().filter(|host| self.order(host, order.clone())).collect()
+    }
+
+    /// Waits until each of `hosts` has said what became of policy `version`, or `within` is over.
+    pub(crate) async fn policy_reports(&self, hosts: &[String], version: &str, within: Duration) -> Vec<SensorPolicy> {
+        let mut news = self.inner.news.subscribe();
+        let wait = async {
+            loop {
+                news.borrow_and_update();
+                let settled = {
+                    let tables = self.tables();
+                    hosts.iter().all(|host| {
+                        let facts = tables.known.get(host);
+                        facts.is_none_or(|f| !f.connected || f.policy_version == version || !f.policy_error.is_empty())
+                    })
+                };
+                if settled || news.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(within, wait).await.is_ok();
+        let tables = self.tables();
+        let report = |host: &String| {
+            let facts = tables.known.get(host).cloned().unwrap_or_default();
+            let error = if facts.policy_error.is_empty() && facts.policy_version != version {
+                if in_time { "it is no longer connected" } else { "it has not answered yet" }.to_owned()
+            } else {
+                facts.policy_error
+            };
+            SensorPolicy { host: host.clone(), version: facts.policy_version, error }
+        };
+        hosts.iter().map(report).collect()
+    }
+
+    /// Forgets old answers before a new version goes out.
+    pub(crate) fn clear_policy_errors(&self) {
+        for facts in self.tables().known.values_mut() {
+            facts.policy_error.clear();
+        }
+    }
+
+    /// What is known of a host's sensor.
+    pub(crate) fn facts(&self, host: &str) -> Option<Facts> {
+        self.tables().known.get(host).cloned()
+    }
+
+    /// Whether a host's sensor is connected.
+    pub(crate) fn is_connected(&self, host: &str) -> bool {
+        self.tables().live.contains_key(host)
+    }
+
+    /// Hosts with connected sensors.
+    pub(crate) fn connected_hosts(&self) -> Vec<String> {
+        self.tables().live.keys().cloned().collect()
+    }
+
+    /// Ends the link, the sessions and the channels of a revoked sensor.
+    pub(crate) fn cut_off(&self, host: &str) {
+        {
+            let mut tables = self.tables();
+            tables.known.remove(host);
+            let live = tables.live.remove(host).map(|live| live.cut);
+            for token in live.into_iter().chain(tables.revoked.remove(host)) {
+                token.cancel();
+            }
+        }
+        for session in self.inner.sessions.on_host(host) {
+            session.end(EndReason::SensorRevoked { host: host.to_owned() });
+        }
+        self.tell_news();
+    }
+
+    /// Cancelled when this host's sensor is revoked.
+    pub(crate) fn revoked_token(&self, host: &str) -> CancellationToken {
+        self.tables().revoked.entry(host.to_owned()).or_default().clone()
+    }
+
+    /// Cancelled when the host's present link ends; none: it has no control stream.
+    pub(crate) fn cut_token(&self, host: &str) -> Option<CancellationToken> {
+        self.tables().live.get(host).map(|live| live.cut.clone())
+    }
+
+    /// A sensor opened a stream for a channel.
+    ///
+    /// # Errors
+    /// There is no such channel on that host.
+    pub(crate) async fn attach(
+        &self,
+        host: &str,
+        channel: &str,
+        first: ChannelFrame,
+        incoming: Streaming<ChannelFrame>,
+    ) -> Result<mpsc::Receiver<Result<ChannelFrame, Status>>, Status> {
+        let notes = self.channel_notes(host, channel);
+        let notes = notes.ok_or_else(|| Status::not_found("no such channel is running on this host"))?;
+        let (outgoing, frames) = mpsc::channel(FRAMES);
+        let connection = Connection { first, incoming, outgoing };
+        notes
+            .send(Note::Attached(connection))
+            .await
+            .map_err(|_| Status::not_found("the channel has just ended"))?;
+        Ok(frames)
+    }
+
+    /// A sensor refused to start a channel.
+    pub(crate) async fn refused(&self, host: &str, channel: &str, reason: &str) {
+        self.note(host, channel, Note::Refused(clean(reason))).await;
+    }
+
+    /// A sensor no longer has a channel.
+    pub(crate) async fn forgotten(&self, host: &str, channel: &str) {
+        self.note(host, channel, Note::Forgotten).await;
+    }
+
+    /// After a sensor's hello: channels that it lacks are lost, and sessions that we lack are ended there.
+    pub(crate) async fn reconcile(&self, link: &Link, alive: &[v1::LiveChannel]) {
+        let host = &link.host;
+        for id in link.channels.iter().filter(|id| !alive.iter().any(|channel| channel.channel_id == **id)) {
+            self.forgotten(host, id).await;
+        }
+        let mut unknown: Vec<&str> = alive
+            .iter()
+            .map(|channel| channel.session_id.as_str())
+            .filter(|id| self.inner.sessions.find(id).is_none_or(|session| session.host != *host))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for session_id in unknown {
+            let reason = "the gateway was restarted and this session ended with it".to_owned();
+            self.order(host, Order::EndSession(EndSession { session_id: session_id.to_owned(), reason }));
+        }
+    }
+
+    /// Puts markers for what was blocked into the recordings it happened in.
+    pub(crate) fn mark(&self, host: &str, noted: &[Noted]) {
+        for entry in noted {
+            let (Some(label), Some(session)) = (entry.head.marker(), &entry.head.session) else { continue };
+            let tables = self.tables();
+            let of_session = tables.channels.iter().filter(|(id, channel)| {
+                channel.host == host
+                    && channel.session == session.id
+                    && (session.channel.is_empty() || session.channel == **id)
+            });
+            for (_, channel) in of_session {
+                // A full queue loses the marker, not the record.
+                let _ = channel.notes.try_send(Note::Marker(format!("record {}: {label}", entry.index)));
+            }
+        }
+    }
+
+    /// See [`crate::authorize::AuthorizedSession::start_channel`].
+    pub(crate) async fn start_channel(&self, session: Arc<LiveSession>, work: Work) -> Result<HostChannel, StartError> {
+        if let Some(reason) = session.end_reason() {
+            return Err(StartError::Ended(reason));
+        }
+        let host = session.host.clone();
+        if !self.is_connected(&host) {
+            return Err(StartError::Offline { host });
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        let what = describe(&work);
+        let unrecorded = |err: &dyn std::error::Error| StartError::Unrecorded(crate::chain(err));
+        let path = recording::path(self.inner.recorder.recordings(), &session.id, &id);
+        let path = path.ok_or_else(|| StartError::Unrecorded("its id is not one".to_owned()))?;
+        let recording =
+            RecordingOpen::create(path, &header(&session, &work, &what)).await.map_err(|err| unrecorded(&err))?;
+        let row = session_table::ChannelRow {
+            id: id.clone(),
+            session: session.id.clone(),
+            what: what.clone(),
+            started_ms: now_ms(),
+            ended_ms: None,
+        };
+        session_table::open_channel(&self.inner.state, row).await.map_err(|err| unrecorded(&err))?;
+        let record = channel_record(&session, &id, Kind::ChannelOpen, what);
+        self.inner.recorder.append(record).await.map_err(|err| unrecorded(&err))?;
+
+        let (task, channel, notes, started) = channel::new(&id, session.clone(), recording, self.inner.grace);
+        let entry = ChannelEntry { host: host.clone(), session: session.id.clone(), notes };
+        self.tables().channels.insert(id.clone(), entry);
+        let run = self.clone().run(task, id.clone(), session.clone());
+        self.inner.tasks.spawn(run);
+        let order = StartChannel {
+            session_id: session.id.clone(),
+            channel_id: id.clone(),
+            principal: Some(principal_message(&session.identity)),
+            local_user: session.local_user.clone(),
+            policy_version: session.opened_under.clone(),
+            expires_at_ms: to_ms(session.expires_at),
+            client_address: session.client.to_string(),
+            announcement: announcement(&session, &work),
+            work: Some(work),
+        };
+        if !self.order(&host, Order::Start(order)) {
+            self.forgotten(&host, &id).await;
+            return Err(StartError::Offline { host });
+        }
+        match started.await {
+            Ok(Ok(())) => Ok(channel),
+            Ok(Err(err)) => Err(err),
+            Err(_) => Err(match session.end_reason() {
+                Some(reason) => StartError::Ended(reason),
+                None => StartError::Offline { host },
+            }),
+        }
+    }
+
+    /// All hosts that ever joined and are not revoked.
+    pub(crate) fn known_hosts(&self) -> Vec<String> {
+        self.tables().known.keys().cloned().collect()
+    }
+
+    /// Runs something that shutdown waits for.
+    pub(crate) fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(work);
+    }
+
+    /// Waits until every channel's end is on the record.
+    pub(crate) async fn drained(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    async fn run(self, task: channel::Channel, id: String, session: Arc<LiveSession>) {
+        let ended = task.run().await;
+        self.tables().channels.remove(&id);
+        let how = match (&ended.exit, &ended.lost) {
+            (Some(exit), _) => match &exit.status {
+                Some(exit::Status::Code(code)) => format!("exit status {code}"),
+                Some(exit::Status::Signal(name)) => format!("ended by signal {}", clean(name)),
+                None => "ended without a status".to_owned(),
+            },
+            (None, Some(why)) => format!("lost: {why}"),
+            (None, None) => "ended".to_owned(),
+        };
+        let recording = match &ended.recording {
+            Ok(done) => format!("recording of {} bytes, sha256 {}", done.bytes, done.sha256),
+            Err(err) => format!("its recording failed: {}", crate::chain(err)),
+        };
+        if ended.recording.is_err() {
+            session.end(EndReason::Unrecorded);
+        }
+        let record = channel_record(&session, &id, Kind::ChannelClose, format!("{how}; {recording}"));
+        if let Err(err) = self.inner.recorder.append(record).await {
+            tracing::error!(channel = id, %err, "the channel's end is not on the record");
+        }
+        if let Err(err) = session_table::close_channel(&self.inner.state, &id).await {
+            tracing::warn!(channel = id, %err, "cannot note the channel's end");
+        }
+    }
+
+    async fn note(&self, host: &str, channel: &str, note: Note) {
+        if let Some(notes) = self.channel_notes(host, channel) {
+            // It may just have ended.
+            let _ = notes.send(note).await;
+        }
+    }
+
+    /// Only the channel's own host may speak for it.
+    fn channel_notes(&self, host: &str, channel: &str) -> Option<mpsc::Sender<Note>> {
+        self.tables().channels.get(channel).filter(|entry| entry.host == host).map(|entry| entry.notes.clone())
+    }
+
+    fn tell_news(&self) {
+        self.inner.news.send_modify(|n| *n += 1);
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // Held for map operations only, never over an await.
+        self.inner.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        {
+            let mut tables = self.sensors.tables();
+            if tables.live.get(&self.host).is_none_or(|live| live.link != self.number) {
+                return;
+            }
+            tables.live.remove(&self.host);
+            if let Some(facts) = tables.known.get_mut(&self.host) {
+                facts.connected = false;
+            }
+        }
+        self.sensors.tell_news();
+    }
+}
+
+/// What runs, for people.
+fn describe(work: &Work) -> String {
+    match &work.work {
+        Some(work::Work::Command(command)) => {
+            let line = String::from_utf8_lossy(&command.line);
+            format!("command: {}", line.chars().take(4096).collect::<String>())
+        }
+        Some(work::Work::Subsystem(subsystem)) => format!("subsystem: {}", clean(&subsystem.name)),
+        Some(work::Work::Shell(_)) | None => "shell".to_owned(),
+    }
+}
+
+fn header(session: &LiveSession, work: &Work, what: &str) -> Header {
+    let size = work.pty.as_ref().and_then(|pty| pty.size).map_or((80, 24), |size| (size.columns, size.rows));
+    Header {
+        size,
+        term: work.pty.as_ref().map(|pty| clean(&pty.term)),
+        timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        title: format!("{} as {} on {}", session.identity.user, session.local_user, session.host),
+        command: what.strip_prefix("command: ").map(str::to_owned),
+    }
+}
+
+/// The line on entry; the sensor adds how its kernel enforces, and the grant's end.
+fn announcement(session: &LiveSession, work: &Work) -> String {
+    if work.pty.is_none() {
+        return String::new();
+    }
+    let version = crate::policy_store::short(&session.opened_under);
+    let LiveSession { identity, local_user, host, .. } = session;
+    format!("sallyport: recorded; {} as {local_user} on {host}; policy {version}", identity.user)
+}
+
+fn channel_record(session: &LiveSession, channel: &str, kind: Kind, message: String) -> Record {
+    let mut record = draft(kind);
+    record.host = Some(session.host.clone());
+    record.identity = Some(session.identity.clone());
+    record.session = Some(session.record_part(channel));
+    record.message = Some(message);
+    record
+}
+
+/// Text of a sensor, for logs, terminals and records: short and without control characters.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().take(500).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
