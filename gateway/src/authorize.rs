@@ -294,6 +294,12 @@ impl Authorizer {
         self.inner.recorder.append(record).await
     }
 
+    /// Verifier key of the evidence log, to pin.
+    #[must_use]
+    pub fn log_key(&self) -> &str {
+        self.inner.recorder.key()
+    }
+
     pub(crate) fn policies(&self) -> &PolicyStore {
         &self.inner.policies
     }
