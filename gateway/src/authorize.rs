@@ -364,8 +364,9 @@ impl Authorizer {
         }
     }
 
-    /// Writes a session's end down. Its channels end by its `end`.
+    /// Writes a session's end down, after the ends of its channels, which its own end brings about.
     async fn close_session(&self, live: Arc<LiveSession>) {
+        self.inner.sensors.channels_gone(&live.id).await;
         self.inner.sessions.remove(&live.id);
         let reason = live.end_reason().map(|reason| reason.to_string()).unwrap_or_default();
         if let Err(err) = self.inner.recorder.append(close_record(&live, &reason)).await {

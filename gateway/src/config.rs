@@ -81,7 +81,7 @@ pub enum ConfigError {
     #[error("the configuration is not TOML: {0}")]
     Syntax(String),
     /// It has faults: all of them.
-    #[error("the configuration has {count} faults:\n{0}", count = .0.len())]
+    #[error("the configuration has {count} fault(s):\n{0}", count = .0.len())]
     Faults(Faults),
 }
 

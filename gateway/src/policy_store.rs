@@ -117,6 +117,12 @@ impl PolicyStore {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Its name; empty: none.
+    #[must_use]
+    pub fn version(&self) -> String {
+        self.current().map(|current| current.stored.version.clone()).unwrap_or_default()
+    }
+
     /// The order that gives a sensor the version in force.
     #[must_use]
     pub fn order(&self) -> Option<Order> {
@@ -136,7 +142,7 @@ impl PolicyStore {
         authorizer: &Authorizer,
     ) -> Result<Pushed, PolicyError> {
         let _one_at_a_time = self.pushing.lock().await;
-        let previous = self.current().map(|current| current.stored.version.clone()).unwrap_or_default();
+        let previous = self.version();
         let sessions = authorizer.running();
         let PushNote { commit, author, message } = note;
         let stored = Stored { version: String::new(), commit, author, message, pushed_ms: now_ms(), archive };
@@ -171,6 +177,7 @@ impl Authorizer {
         let version = &current.stored.version;
         for session in self.running() {
             if current.policy.decide(&session.question()).allowed {
+                session.set_policy_version(version);
                 if let Err(err) = crate::state::sessions::under_policy(self.state(), &session.id, version).await {
                     tracing::warn!(session = session.id, %err, "cannot note the session's new policy");
                 }

@@ -20,6 +20,8 @@ pub(crate) struct LiveSession {
     pub(crate) expires_at: SystemTime,
     /// The version it was opened under.
     pub(crate) opened_under: String,
+    /// The version that permits it now.
+    version: Mutex<String>,
     end: watch::Sender<Option<EndReason>>,
 }
 
@@ -44,6 +46,7 @@ impl LiveSession {
             client,
             expires_at,
             opened_under: opened_under.to_owned(),
+            version: Mutex::new(opened_under.to_owned()),
             end: watch::Sender::new(None),
         }
     }
@@ -62,6 +65,21 @@ impl LiveSession {
     /// Why it ended, if it has.
     pub(crate) fn end_reason(&self) -> Option<EndReason> {
         self.end.borrow().clone()
+    }
+
+    /// Changes once, when it ends.
+    pub(crate) fn end_watch(&self) -> watch::Receiver<Option<EndReason>> {
+        self.end.subscribe()
+    }
+
+    /// The policy version that permits it now.
+    pub(crate) fn policy_version(&self) -> String {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A new version permits it too.
+    pub(crate) fn set_policy_version(&self, version: &str) {
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = version.to_owned();
     }
 
     /// Resolves when it ends.

@@ -42,6 +42,7 @@ pub struct Gateway {
     pub fatal: CancellationToken,
     recorder: Recorder,
     sensors: Sensors,
+    streams_end: CancellationToken,
     /// Held as long as the gateway runs: one process per state folder.
     _lock: Arc<File>,
 }
@@ -125,6 +126,7 @@ impl Gateway {
             fatal,
             recorder,
             sensors,
+            streams_end: CancellationToken::new(),
             _lock: Arc::new(lock),
         };
         tokio::spawn(gateway.clone().watch_operator());
@@ -151,6 +153,7 @@ impl Gateway {
             sign_in,
             ssh_command: SshCommand { host: options.ssh_host, port: options.ssh_port },
             shutdown: self.shutdown.clone(),
+            streams_end: self.streams_end.clone(),
         };
         Ok(GrpcServer { listener, tls, parts })
     }
@@ -164,6 +167,8 @@ impl Gateway {
         if tokio::time::timeout(DRAIN_WITHIN, self.sensors.drained()).await.is_err() {
             tracing::warn!("some sessions did not end in time; the next start closes them on the record");
         }
+        // Only now: until here hosts were told to hang up over these streams.
+        self.streams_end.cancel();
         if let Err(err) = self.recorder.append(note("sallyport-gateway stopped".to_owned())).await {
             tracing::error!(%err, "the stop is not on the record");
         }

@@ -37,8 +37,8 @@ pub(super) struct Service {
     pub(super) state: State,
     /// Sessions, sensors, records.
     pub(super) authorizer: Authorizer,
-    /// The gateway stops: streams end.
-    pub(super) shutdown: CancellationToken,
+    /// The gateway has stopped all sessions: streams end.
+    pub(super) streams_end: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -73,10 +73,18 @@ impl SensorLink for Service {
         let what = format!("connected; mode {}, kernel {}", clean(&facts.mode), clean(&facts.kernel));
         self.record(&peer.host, &what).await?;
         // What it must know first goes out before anybody else can order it anything.
-        if let Some(bundle) = self.authorizer.policies().order() {
+        let policies = self.authorizer.policies();
+        let given = policies.version();
+        if let Some(bundle) = policies.order() {
             let _ = orders.try_send(GatewayOrder { order: Some(bundle) });
         }
         let link = registry.connected(&peer.host, &facts, policy_version, orders).await;
+        // A push in between did not reach it.
+        if policies.version() != given
+            && let Some(bundle) = policies.order()
+        {
+            registry.order(&peer.host, bundle);
+        }
         registry.reconcile(&link, &channels).await;
         tracing::info!(host = peer.host, mode = clean(&facts.mode), "a sensor connected");
         let cut = link.cut.clone();
@@ -138,7 +146,7 @@ impl Service {
 
     /// Cancelled when a stream of this peer must end: the link is cut, its certificate ends, the gateway stops.
     fn ends(&self, peer: &PeerCertificate, cut: CancellationToken) -> CancellationToken {
-        let ends = self.shutdown.child_token();
+        let ends = self.streams_end.child_token();
         let (token, expires) = (ends.clone(), peer.expires);
         tokio::spawn(async move {
             let left = expires.duration_since(SystemTime::now()).unwrap_or_default();

@@ -44,8 +44,10 @@ pub struct Parts {
     pub sign_in: Arc<dyn console::SignIn>,
     /// The gateway's name, SSH host and port for ready-made commands.
     pub ssh_command: console::SshCommand,
-    /// The gateway stops.
+    /// The gateway stops: no new connections and calls.
     pub shutdown: CancellationToken,
+    /// All sessions have ended: streams end too.
+    pub streams_end: CancellationToken,
 }
 
 /// Serves until shutdown, then lets what is open end for a moment.
@@ -56,13 +58,13 @@ pub async fn serve(
     connections: mpsc::Receiver<io::Result<Connection>>,
     parts: Parts,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { authority, state, authorizer, sign_in, ssh_command, shutdown } = parts;
+    let Parts { authority, state, authorizer, sign_in, ssh_command, shutdown, streams_end } = parts;
     let join = enrolment::Service { authority: authority.clone(), state: state.clone(), authorizer: authorizer.clone() };
     let link = sensor::Service {
         authority: authority.clone(),
         state: state.clone(),
         authorizer: authorizer.clone(),
-        shutdown: shutdown.clone(),
+        streams_end,
     };
     let console = console::Service { authority, state, authorizer, sign_in, ssh_command, shutdown: shutdown.clone() };
     Server::builder()

@@ -5,17 +5,18 @@
 //! there is room towards the host; output is acknowledged only when the client took it.
 
 use super::{ChannelInput, ChannelOutput, HostChannel, Input, Output, StartError, Taken};
+use crate::authorize::EndReason;
 use crate::recorder::cast::Stream;
 use crate::recorder::recording::{Finished, RecordingError, RecordingOpen};
 use crate::sessions::LiveSession;
 use bytes::Bytes;
-use sallyport_contract::resume::{Incoming, MAX_TEXT, PeerMisbehaved, Resumable};
+use sallyport_contract::resume::{Incoming, MAX_TEXT, PeerMisbehaved, RESERVE, Resumable, WINDOW};
 use sallyport_contract::v1::channel_frame::Body;
 use sallyport_contract::v1::{self, ChannelFrame, Chunk, Exit, Hangup, exit};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
@@ -71,6 +72,7 @@ pub(super) struct Ended {
 pub(super) struct Channel {
     id: String,
     session: Arc<LiveSession>,
+    session_end: watch::Receiver<Option<EndReason>>,
     grace: Duration,
     end: Resumable,
     link: Option<Connection>,
@@ -128,6 +130,7 @@ pub(super) fn new(
     };
     let channel = Channel {
         id: id.to_owned(),
+        session_end: session.end_watch(),
         session,
         grace,
         end: Resumable::new(id),
@@ -179,7 +182,6 @@ impl Channel {
 
     /// Waits for one thing and does it.
     async fn turn(&mut self) -> Result<(), Stop> {
-        let session = self.session.clone();
         let room = self.end.room() > CHUNK;
         let can_send = room && self.exit.is_none();
         if can_send && self.rest.is_some() {
@@ -199,23 +201,12 @@ impl Channel {
                 Some(note) => self.note(note).await,
                 None => Err(Stop::Lost("the gateway is shutting down".to_owned())),
             },
-            reason = session.ended(), if !self.hung_up => {
-                self.hang_up(&reason.to_string());
+            reason = ended(&mut self.session_end), if !self.hung_up => self.session_ended(reason),
+            Some(input) = self.urgent.recv(), if !self.hung_up && self.exit.is_none() => {
+                self.urgent(input);
                 Ok(())
             }
-            input = self.urgent.recv(), if !self.hung_up && self.exit.is_none() => {
-                match input {
-                    Some(Input::Resize(size)) => {
-                        self.recording.resize(size.columns, size.rows);
-                        self.send(Body::Resize(size));
-                    }
-                    Some(Input::Signal(name)) if name.len() <= MAX_TEXT => self.send(Body::Signal(name)),
-                    Some(Input::Hangup) | None => self.hang_up("the client has gone"),
-                    Some(_) => {}
-                }
-                Ok(())
-            }
-            () = closed, if !self.hung_up || self.exit.is_some() => {
+            () = closed => {
                 // Nobody reads any more: what comes is taken for the recording alone.
                 self.output = None;
                 if self.exit.is_none() {
@@ -247,6 +238,33 @@ impl Channel {
             () = at(self.deadline.map(|(at, _)| at)) => Err(self.given_up()),
         }
         .and_then(|()| self.finished())
+    }
+
+    fn session_ended(&mut self, reason: EndReason) -> Result<(), Stop> {
+        self.hang_up(&reason.to_string());
+        match self.started.take() {
+            // Nothing runs yet, so there is no end to wait for.
+            Some(started) => {
+                let text = reason.to_string();
+                let _ = started.send(Err(StartError::Ended(reason)));
+                Err(Stop::Lost(text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn urgent(&mut self, input: Input) {
+        // The last of the reserve is for the hang-up: a flood of sizes and signals must not use it up.
+        let flooded = self.end.kept_bytes() > WINDOW + RESERVE / 2;
+        match input {
+            Input::Resize(size) if !flooded => {
+                self.recording.resize(size.columns, size.rows);
+                self.send(Body::Resize(size));
+            }
+            Input::Signal(name) if !flooded && name.len() <= MAX_TEXT => self.send(Body::Signal(name)),
+            Input::Hangup => self.hang_up("the client has gone"),
+            Input::Resize(_) | Input::Signal(_) | Input::Data(_) | Input::Eof => {}
+        }
     }
 
     async fn note(&mut self, note: Note) -> Result<(), Stop> {
@@ -355,7 +373,7 @@ impl Channel {
     async fn write(&mut self) -> Result<(), Stop> {
         let Err(err) = self.recording.write_due().await else { return Ok(()) };
         tracing::error!(session = self.session.id, err = %crate::chain(&err), "the recording failed; ending the session");
-        self.session.end(crate::authorize::EndReason::Unrecorded);
+        self.session.end(EndReason::Unrecorded);
         self.hang_up("this session can no longer be recorded");
         // The link goes with the task: nothing more is forwarded.
         Err(Stop::Lost("this session can no longer be recorded; tell whoever runs the gateway".to_owned()))
@@ -400,7 +418,7 @@ impl Channel {
         match self.end.send(body) {
             Ok(Some(frame)) => self.write_frame(frame),
             Ok(None) => {}
-            // Data is only sent with room; a flood of signals and sizes beyond the reserve is dropped.
+            // Data is only sent with room, the rest only with room in the reserve.
             Err(err) => tracing::debug!(channel = self.id, %err, "frame dropped"),
         }
     }
@@ -476,6 +494,13 @@ async fn next_frame(link: &mut Option<Connection>) -> Option<ChannelFrame> {
         // An error of the stream is its end.
         Some(link) => link.incoming.message().await.ok().flatten(),
         None => std::future::pending().await,
+    }
+}
+
+async fn ended(session: &mut watch::Receiver<Option<EndReason>>) -> EndReason {
+    match session.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(reason)) => reason.clone(),
+        _ => EndReason::Shutdown,
     }
 }
 

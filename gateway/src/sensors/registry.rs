@@ -359,7 +359,7 @@ impl Sensors {
             channel_id: id.clone(),
             principal: Some(principal_message(&session.identity)),
             local_user: session.local_user.clone(),
-            policy_version: session.opened_under.clone(),
+            policy_version: session.policy_version(),
             expires_at_ms: to_ms(session.expires_at),
             client_address: session.client.to_string(),
             announcement: announcement(&session, &work),
@@ -395,9 +395,26 @@ impl Sensors {
         self.inner.tasks.wait().await;
     }
 
+    /// Waits until no channel of a session runs any more. A channel of an ended session ends in bounded time.
+    pub(crate) async fn channels_gone(&self, session: &str) {
+        let mut news = self.inner.news.subscribe();
+        loop {
+            news.borrow_and_update();
+            if !self.tables().channels.values().any(|entry| entry.session == session) || news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn run(self, task: channel::Channel, id: String, session: Arc<LiveSession>) {
         let ended = task.run().await;
-        self.tables().channels.remove(&id);
+        if ended.lost.is_some()
+            && let Some(reason) = session.end_reason()
+        {
+            // Its end was not seen: what still runs there must not go on.
+            let (session_id, reason) = (session.id.clone(), reason.to_string());
+            self.order(&session.host, Order::EndSession(EndSession { session_id, reason }));
+        }
         let how = match (&ended.exit, &ended.lost) {
             (Some(exit), _) => match &exit.status {
                 Some(exit::Status::Code(code)) => format!("exit status {code}"),
@@ -421,6 +438,8 @@ impl Sensors {
         if let Err(err) = session_table::close_channel(&self.inner.state, &id).await {
             tracing::warn!(channel = id, %err, "cannot note the channel's end");
         }
+        self.tables().channels.remove(&id);
+        self.tell_news();
     }
 
     async fn note(&self, host: &str, channel: &str, note: Note) {
@@ -489,7 +508,8 @@ fn announcement(session: &LiveSession, work: &Work) -> String {
     if work.pty.is_none() {
         return String::new();
     }
-    let version = crate::policy_store::short(&session.opened_under);
+    let version = session.policy_version();
+    let version = crate::policy_store::short(&version);
     let LiveSession { identity, local_user, host, .. } = session;
     format!("sallyport: recorded; {} as {local_user} on {host}; policy {version}", identity.user)
 }
