@@ -29,9 +29,12 @@ fn main() {
     println!("cargo::rustc-env=SALLYPORT_EBPF_EMBEDDED={}", embedded.display());
 }
 
-/// `ebpf/sallyport.bpf.o` in the target folder, which is the nearest one above `out` that cargo has marked.
+/// `ebpf/sallyport.bpf.o` in the target folder, which is the nearest one above `out` that cargo has marked (with one
+/// file if it made the folder itself, with another in any case).
 fn in_target_folder(out: &Path) -> Option<PathBuf> {
-    let target = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file())?;
+    let target = out
+        .ancestors()
+        .find(|folder| ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|mark| folder.join(mark).is_file()))?;
     let folder = target.join("ebpf");
     // The folder is watched, since a file that is not there would count as changed every time.
     std::fs::create_dir_all(&folder).ok()?;

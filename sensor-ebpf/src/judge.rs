@@ -12,7 +12,8 @@ use sallyport_sensor_abi::{
 
 use crate::{
     maps::{ARENA, POLICIES, SCRATCH, SESSIONS},
-    scratch::{BYTES, Scratch},
+    read,
+    scratch::FROM_MASK,
 };
 
 /// [`Scratch::automaton`]: over paths.
@@ -93,7 +94,7 @@ pub(crate) fn arena(index: u32) -> Option<u32> {
 }
 
 /// Bytes that one call of [`feed`] takes at most.
-const STEP: u32 = 512;
+pub(crate) const STEP: u32 = 512;
 
 /// Lets the automaton of work area `index` read on. 0: fine; 1: a table pointed nowhere.
 #[unsafe(no_mangle)]
@@ -122,6 +123,9 @@ fn try_feed(index: u32) -> Option<()> {
             (&raw const (*policy).args.symbols).cast()
         }
     };
+    let at = read::opaque(u64::from(from)) & FROM_MASK;
+    // SAFETY: as above; `bytes` is longer than `FROM_MASK`.
+    let bytes: *const u8 = unsafe { (&raw const (*area).bytes).cast::<u8>().add(at as usize) };
     let mut step = 0;
     while step < STEP {
         // Read anew in each turn: a bound that the compiler knew would let it count to that instead of to
@@ -130,12 +134,8 @@ fn try_feed(index: u32) -> Option<()> {
         if step >= unsafe { core::ptr::read_volatile(&raw const (*area).left) } {
             break;
         }
-        let at = from.wrapping_add(step);
-        if at as usize >= BYTES {
-            return None;
-        }
-        // SAFETY: within `bytes`, as just checked.
-        let byte = unsafe { *(&raw const (*area).bytes).cast::<u8>().add(at as usize) };
+        // SAFETY: `bytes` has `STEP` bytes after whatever `FROM_MASK` leaves.
+        let byte = unsafe { *bytes.add(step as usize) };
         // SAFETY: 256 symbols.
         let symbol = unsafe { *symbols.add(byte as usize) };
         state = arena(base.wrapping_add(state).wrapping_add(u32::from(symbol)))?;
@@ -152,7 +152,7 @@ fn try_feed(index: u32) -> Option<()> {
 
 /// Runs the claimed area's automaton over `bytes[from..from + left]`, at most `STEPS * 512` bytes.
 #[inline(always)]
-pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut Scratch) -> Option<()> {
+pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut crate::scratch::Scratch) -> Option<()> {
     let mut steps = 0;
     while steps < STEPS {
         // SAFETY: the caller claimed `area`.

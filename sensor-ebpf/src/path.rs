@@ -97,7 +97,7 @@ fn step(area: *mut Scratch) -> Result<u32, Unreadable> {
         let name = dentry + offset!(dentry_d_name);
         let len: u32 = read::kernel(name + offset!(qstr_len))?;
         let text: Address = read::kernel(name + offset!(qstr_name))?;
-        if prepend(area, text, len)? == false {
+        if !prepend(area, text, len)? {
             return Ok(cause::PATH_TOO_LONG);
         }
         // A rename in between could have paired one name's length with the other's text.
@@ -127,12 +127,13 @@ unsafe fn prepend(area: *mut Scratch, text: Address, len: u32) -> Result<bool, U
     if len > NAME_MASK || path < len + 1 || path as usize > PATH_BYTES {
         return Ok(false);
     }
-    let at = (path - len) & (PATH_BYTES as u32 - 1);
+    let at = (read::opaque(u64::from(path - len)) & (PATH_BYTES as u64 - 1)) as u32;
     // SAFETY: `at < PATH_BYTES`, and `bytes` goes on for 256 bytes after that.
     unsafe {
         let bytes = (&raw mut (*area).bytes).cast::<u8>();
-        read::kernel_bytes(bytes.add(at as usize), len & NAME_MASK, text)?;
-        let slash = (at.wrapping_sub(1)) & (PATH_BYTES as u32 - 1);
+        let len = (read::opaque(u64::from(len)) & u64::from(NAME_MASK)) as u32;
+        read::kernel_bytes(bytes.add(at as usize), len, text)?;
+        let slash = (read::opaque(u64::from(at.wrapping_sub(1))) & (PATH_BYTES as u64 - 1)) as u32;
         *bytes.add(slash as usize) = b'/';
         (*area).path = slash;
     }

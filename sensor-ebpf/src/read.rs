@@ -71,6 +71,16 @@ pub(crate) type Address = u64;
 /// Could not be read.
 pub(crate) struct Unreadable;
 
+/// The same number, which the compiler knows nothing about: what it can prove it does not check again, but the verifier
+/// sees only the checks that are left.
+#[inline(always)]
+pub(crate) fn opaque(mut number: u64) -> u64 {
+    // SAFETY: a register is assigned to itself. (Without an instruction there would be two lines of source for one
+    // address, which the kernel refuses.)
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(nostack, nomem, preserves_flags)) };
+    number
+}
+
 /// Reads a `T` at kernel address `at`. Faults are caught by the kernel.
 #[inline(always)]
 pub(crate) fn kernel<T: Copy + Default>(at: Address) -> Result<T, Unreadable> {

@@ -25,8 +25,8 @@ pub(crate) struct Message {
     pub(crate) header: Header,
     /// Exec part.
     pub(crate) exec: Exec,
-    /// Path, then arguments; twice the path so that offset and length can be checked each on its own.
-    pub(crate) tail: [u8; PATH_BYTES + ARGS_BYTES + 8],
+    /// Path, then arguments; twice of each, which is what the verifier believes after a mask.
+    pub(crate) tail: [u8; 2 * PATH_BYTES + 2 * ARGS_BYTES],
 }
 
 /// One work area.
@@ -68,8 +68,13 @@ pub(crate) struct Scratch {
 /// Where argument chunks are in [`Scratch::bytes`].
 pub(crate) const CHUNK_AT: u32 = PATH_BYTES as u32 + 256;
 
+/// Keeps an offset into [`Scratch::bytes`] in bounds, in a way that the verifier understands.
+pub(crate) const FROM_MASK: u64 = 0x3fff;
+
 /// Size of [`Scratch::bytes`].
-pub(crate) const BYTES: usize = CHUNK_AT as usize + 2 * ARGS_BYTES;
+pub(crate) const BYTES: usize = FROM_MASK as usize + 1 + crate::judge::STEP as usize;
+
+const _: () = assert!(CHUNK_AT as usize + 2 * ARGS_BYTES <= BYTES);
 
 /// Claims an area of this CPU. The index is what subprograms take, since they may only be passed numbers.
 #[inline(always)]

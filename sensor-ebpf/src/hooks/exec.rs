@@ -179,7 +179,7 @@ fn by_args(index: u32, area: *mut Scratch, judge: Judge, row: u32, args: &Args) 
 /// Reads arguments to where the automaton looks for them.
 #[inline(always)]
 unsafe fn read_chunk(area: *mut Scratch, at: Address, len: u32) -> Result<(), read::Unreadable> {
-    let len = len & (2 * ARGS_BYTES as u32 - 1);
+    let len = (read::opaque(u64::from(len)) & (2 * ARGS_BYTES as u64 - 1)) as u32;
     // SAFETY: `bytes` has twice `ARGS_BYTES` from `CHUNK_AT`.
     unsafe { read::user_bytes((&raw mut (*area).bytes).cast::<u8>().add(CHUNK_AT as usize), len, at) }
 }
@@ -192,24 +192,27 @@ pub(crate) fn report(area: *mut Scratch, task: Address, tag: &Tag, verdict: Verd
         let parent = read::kernel::<Address>(task + offset!(task_struct_real_parent)).unwrap_or(0);
         let parent_tgid = read::kernel::<u32>(parent + offset!(task_struct_tgid)).unwrap_or(0);
         let mut flags = flags | (*area).flags;
-        let from = (*area).path;
-        let mut path_len = (PATH_BYTES as u32).wrapping_sub(from);
+        let from = read::opaque(u64::from((*area).path)) & 0x1fff;
+        let mut path_len = (PATH_BYTES as u64).wrapping_sub(from) as u32;
         let message = &raw mut (*area).message;
         let tail = (&raw mut (*message).tail).cast::<u8>();
-        if path_len as usize > PATH_BYTES
-            || read::kernel_bytes(tail, path_len, (&raw const (*area).bytes).cast::<u8>().add((from & 0x1fff) as usize) as Address)
-                .is_err()
-        {
+        let path: Address = (&raw const (*area).bytes).cast::<u8>().add(from as usize) as Address;
+        if path_len as usize > PATH_BYTES || read::kernel_bytes(tail, path_len, path).is_err() {
             path_len = 0;
         }
         let mut args_len = if args.total as usize > ARGS_BYTES { ARGS_BYTES as u32 } else { args.total };
-        if !args.known || path_len as usize > PATH_BYTES
-            || read::user_bytes(tail.add(path_len as usize), args_len, args.start).is_err()
-        {
+        if args.known {
+            let at = read::opaque(u64::from(path_len)) & (2 * PATH_BYTES as u64 - 1);
+            let len = read::opaque(u64::from(args_len)) & (2 * ARGS_BYTES as u64 - 1);
+            if read::user_bytes(tail.add(at as usize), len as u32, args.start).is_err() {
+                args_len = 0;
+                flags |= EXEC_ARGS_UNKNOWN;
+            } else if args_len < args.total {
+                flags |= EXEC_ARGS_CUT;
+            }
+        } else {
             args_len = 0;
             flags |= EXEC_ARGS_UNKNOWN;
-        } else if args_len < args.total {
-            flags |= EXEC_ARGS_CUT;
         }
         (*message).header = event::header(kind::EXEC, tag, verdict);
         (*message).exec = Exec {
@@ -221,7 +224,8 @@ pub(crate) fn report(area: *mut Scratch, task: Address, tag: &Tag, verdict: Verd
             args_len,
             args_total: args.total,
         };
-        let len = 112 + u64::from(path_len) + u64::from(args_len);
+        // Always so; the verifier wants to see it.
+        let len = read::opaque(112 + u64::from(path_len) + u64::from(args_len));
         if len <= 112 + (PATH_BYTES + ARGS_BYTES) as u64 {
             event::send(kind::EXEC, message.cast(), len);
         }

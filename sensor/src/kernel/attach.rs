@@ -4,7 +4,8 @@ use std::fs::File;
 use std::path::Path;
 
 use aya::programs::{
-    CgroupAttachMode, CgroupSock, CgroupSockAddr, FdLink, Lsm, Program, ProgramError, RawTracePoint,
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError, RawTracePoint,
+    links::FdLink,
 };
 use aya::{Btf, Ebpf};
 
@@ -70,7 +71,7 @@ pub(super) fn attach_all(
     for (name, hook) in wanted() {
         let program = ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
         let link = attach(program, hook, cgroup)
-            .map_err(|source| KernelError::Attach { name, source: source.into() })?;
+            .map_err(|source| KernelError::Attach { name, source })?;
         let path = links.join(name);
         link.pin(&path).map_err(|source| KernelError::Pin { path, source: source.into() })?;
     }
@@ -89,9 +90,11 @@ fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), Prog
     }
 }
 
-fn attach(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, ProgramError> {
-    // Others' programs stay attached, and ours also runs for cgroups below that have their own.
-    let beside = CgroupAttachMode::AllowMultiple;
+type AttachError = Box<dyn std::error::Error + Send + Sync>;
+
+fn attach(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, AttachError> {
+    // Links take no flags and are always beside others' programs; ours also run for cgroups below that have their own.
+    let beside = CgroupAttachMode::Single;
     Ok(match hook {
         Hook::RawTracepoint(name) => {
             let program: &mut RawTracePoint = program.try_into()?;
@@ -128,15 +131,15 @@ pub(super) fn try_lsm(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 const LOG_LINES: usize = 12;
 
 fn refused(name: &'static str, error: ProgramError) -> KernelError {
-    let log = match &error {
-        ProgramError::LoadError { verifier_log, .. } => {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             // For developers: the whole log, which can be megabytes.
             tracing::debug!(program = name, %log, "verifier log");
             let lines: Vec<_> = log.lines().collect();
-            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+            let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            KernelError::Refused { name, log, source: io_error.into() }
         }
-        _ => String::new(),
-    };
-    KernelError::Refused { name, log, source: error.into() }
+        other => KernelError::Refused { name, log: "see the cause".into(), source: other.into() },
+    }
 }

@@ -23,6 +23,7 @@ impl std::fmt::Debug for EventStream {
 
 impl EventStream {
     /// Must be called within a tokio runtime.
+    #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
     pub(super) fn open(map: Map) -> Result<Self, KernelError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| KernelError::Map {
             map: "EVENTS",
@@ -30,7 +31,9 @@ impl EventStream {
             source,
         };
         let ring = RingBuf::try_from(map).map_err(|error| failed(error.into()))?;
-        let ring = AsyncFd::with_interest(ring, Interest::READABLE).map_err(|error| failed(error.into()))?;
+        // SAFETY: the ring owns its descriptor and keeps it open until the `AsyncFd`, which owns the ring, is gone.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(|error| failed(error.into()))?;
         Ok(Self { ring, undecodable: 0 })
     }
 

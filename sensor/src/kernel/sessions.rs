@@ -11,6 +11,9 @@ use sallyport_sensor_abi::session::{Host, SESSION_SEALED, Session, Tag};
 use super::mapped::grace_period;
 use super::{Kernel, KernelError};
 
+/// Flag of a map update: the key must be new.
+const BPF_NOEXIST: u64 = 1;
+
 /// A session as the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenSession {
@@ -109,7 +112,7 @@ impl Kernel {
         for counter in counters {
             counter.fetch_add(1, Ordering::SeqCst);
         }
-        let inserted = self.tasks_map().insert(tgid, Tag { session, started, channel, slot }, libc::BPF_NOEXIST.into());
+        let inserted = self.tasks_map().insert(tgid, Tag { session, started, channel, slot }, BPF_NOEXIST);
         if let Err(error) = inserted {
             for counter in counters {
                 counter.fetch_sub(1, Ordering::SeqCst);

@@ -1,0 +1,177 @@
+//! A kernel with our programs, for one test at a time, and processes in its sessions.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use sallyport_sensor::kernel::{Event, EventStream, Kernel, KernelOptions, Mode};
+
+use crate::tables::Tables;
+
+/// The programs, pinned in a folder of their own, gone when dropped.
+pub struct Host {
+    pub kernel: Kernel,
+    pub events: EventStream,
+    pub pin_dir: PathBuf,
+    pub folder: tempfile::TempDir,
+    _serial: Flock<File>,
+}
+
+impl Host {
+    /// Loads the programs. `SALLYPORT_TEST_MODE` chooses the mode; otherwise it is the one that works here.
+    pub fn start() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "tests of kernel programs need root; run them as root or leave them out with `--skip kernel`"
+        );
+        let lock = File::create("/tmp/sallyport-kernel-tests.lock").expect("lock file");
+        let serial = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("lock");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/sallyport-test-{}", std::process::id()));
+        Kernel::unpin_all(&pin_dir).expect("nothing left from before");
+        let (kernel, started) = Kernel::start(&options(&pin_dir)).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert!(!started.adopted);
+        let events = kernel.events().expect("events");
+        Self { kernel, events, pin_dir, folder, _serial: serial }
+    }
+
+    /// Opens session `number` with a policy.
+    pub fn session(&self, number: u64, tables: &Tables) {
+        let (header, arena) = tables.compile();
+        let policy = self.kernel.load_policy(&header, &arena).expect("load policy");
+        self.kernel.open_session(number, policy.slot, 1000).expect("open session");
+    }
+
+    /// A path in the test's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a script in a session; `None`: outside of any.
+    pub fn run(&self, session: Option<u64>, script: &str) -> Ran {
+        let waiting = Waiting::start(script, self.folder.path());
+        if let Some(session) = session {
+            self.kernel.tag(waiting.pid(), session, 1).expect("tag");
+        }
+        waiting.go()
+    }
+
+    /// Events until there are no more for a moment.
+    pub async fn drain(&mut self) -> Vec<Event> {
+        let mut all = Vec::new();
+        while let Ok(events) = tokio::time::timeout(Duration::from_millis(300), self.events.next()).await {
+            all.extend(events.expect("events"));
+        }
+        all
+    }
+
+    /// Stops being in charge, as a sensor that is killed does, and starts again.
+    pub fn restart(self) -> (Self, bool) {
+        let Self { kernel, events, pin_dir, folder, _serial } = self;
+        std::mem::drop((kernel, events));
+        let (kernel, started) = Kernel::start(&options(&pin_dir)).expect("start again");
+        let events = kernel.events().expect("events");
+        (Self { kernel, events, pin_dir, folder, _serial }, started.adopted)
+    }
+
+    /// Leaves the lock and the folder to the caller, so that `Drop` has nothing to do.
+    pub fn finish(self) {
+        let Self { kernel, events, pin_dir, folder, _serial } = self;
+        std::mem::drop((kernel, events, folder));
+        Kernel::unpin_all(&pin_dir).expect("remove pins");
+        assert!(!pin_dir.exists());
+    }
+}
+
+pub fn options(pin_dir: &Path) -> KernelOptions {
+    let mode = match std::env::var("SALLYPORT_TEST_MODE").as_deref() {
+        Ok("lsm") => Some(Mode::Lsm),
+        Ok("tracepoint") => Some(Mode::Tracepoint),
+        Ok(other) => panic!("SALLYPORT_TEST_MODE is `{other}`; it can be `lsm` or `tracepoint`"),
+        Err(_) => None,
+    };
+    KernelOptions { pin_dir: pin_dir.into(), cgroup_root: None, mode }
+}
+
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}\n  because: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// How a script ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn ok(&self) -> bool {
+        self.status.success()
+    }
+
+    pub fn killed(&self) -> bool {
+        self.status.signal() == Some(9)
+    }
+}
+
+/// A shell that waits before it runs its script, so that it can be tagged.
+pub struct Waiting {
+    child: Child,
+}
+
+impl Waiting {
+    pub fn start(script: &str, folder: &Path) -> Self {
+        let child = Command::new("/bin/bash")
+            .args(["--norc", "-c", &format!("read -r _; exec </dev/null; {script}")])
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("bash");
+        Self { child }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn release(&mut self) {
+        self.child.stdin.take().expect("stdin").write_all(b"\n").expect("write");
+    }
+
+    pub fn go(mut self) -> Ran {
+        self.release();
+        self.wait()
+    }
+
+    pub fn wait(self) -> Ran {
+        let output = self.child.wait_with_output().expect("output");
+        Ran {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within five seconds");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
