@@ -19,11 +19,11 @@ Files:
   ~/.local/state/sallyport      the newest log checkpoint seen, for `verify` (XDG_STATE_HOME)
   ~/.ssh/sallyport              key, certificate and configuration for ssh
 
-Environment: SALLYPORT_GATEWAY, NO_COLOR, SSL_CERT_FILE (extra CAs of the identity provider).";
+Environment: SALLYPORT_GATEWAY, NO_COLOR, SSL_CERT_FILE (CAs for the identity provider, instead of the system's).";
 
 /// Sign in, reach hosts, manage policy, watch and prove what happened.
 #[derive(Debug, Parser)]
-#[command(name = "sallyport", version, after_help = EXIT_CODES, max_term_width = 100, propagate_version = true)]
+#[command(name = "sallyport", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
     /// Options for all commands.
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
     /// The gateway, https://HOST:PORT [default: the one signed in to last]
-    #[arg(long, global = true, env = "SALLYPORT_GATEWAY", value_name = "URL", value_hint = ValueHint::Url)]
+    #[arg(long, global = true, env = "SALLYPORT_GATEWAY", hide_env_values = true, value_name = "URL", value_hint = ValueHint::Url)]
     pub gateway: Option<String>,
     /// The gateway's CA certificate, PEM [default: the one pinned by `login`]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
