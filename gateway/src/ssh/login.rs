@@ -1,9 +1,8 @@
 //! SSH authentication, as a state machine that knows nothing of channels.
 //!
-//! A client's keys are tried first: one that is bound, or has a live certificate, lets its owner in at once. If none
-//! is, the client is asked (by keyboard-interactive without prompts) to prove the first of them after all, so that it can
-//! be bound, and then shown the link. Rejecting every unknown key on the first round is what lets the bound one among
-//! several be found without signing with all of them.
+//! A client's keys are tried first: one that is bound, or has a live certificate, lets its owner in at once, wherever it
+//! stands among the others. The first key that is neither is proved all the same before it is refused, so that it can
+//! be bound to the sign-in that follows by keyboard-interactive.
 
 use super::Door;
 use super::caller::{Caller, Followup, Pending};
@@ -30,16 +29,12 @@ pub struct Login {
 /// Named for what it awaits.
 enum Stage {
     /// A key that is known here, or the wish to sign in.
-    ExpectKnownKey {
-        /// Keys offered so far that mean nothing here.
-        unknown: usize,
+    ExpectProof {
+        /// Keys were offered.
+        has_keys: bool,
+        /// Fingerprint of the first key that was proved and is not known here: the one to bind.
+        unknown: Option<String>,
     },
-    /// The answer to an empty question, which leads to [`Stage::ExpectAnyKey`].
-    ExpectAnswer,
-    /// Proof of any key, to bind it.
-    ExpectAnyKey,
-    /// The wish to sign in, with the key proved that is to be bound.
-    ExpectSignIn { key: String },
     /// The client has shown the link.
     ExpectPerson { pending: Arc<Pending> },
     /// The client has shown why it is over.
@@ -51,7 +46,7 @@ enum Stage {
 impl Login {
     /// For a connection from outside.
     pub fn new(door: Arc<Door>, client: SocketAddr, slot: Slot) -> Self {
-        Self { door, client, slot: Some(slot), stage: Stage::ExpectKnownKey { unknown: 0 } }
+        Self { door, client, slot: Some(slot), stage: Stage::ExpectProof { has_keys: false, unknown: None } }
     }
 
     /// For a connection inside another one, which has a caller already.
@@ -70,11 +65,8 @@ impl Login {
     /// The connection is over. Clients that tried keys and gave up are on the record; port scanners, which try
     /// nothing, are not.
     pub fn abandon(&mut self) {
-        let failure = match &self.stage {
-            Stage::ExpectKnownKey { unknown } if *unknown > 0 => "no key that was offered is bound or certified here",
-            Stage::ExpectAnswer | Stage::ExpectAnyKey | Stage::ExpectSignIn { .. } => "the log-in was given up",
-            _ => return,
-        };
+        let Stage::ExpectProof { has_keys: true, .. } = &self.stage else { return };
+        let failure = "no key that was offered is bound or certified here, and nobody signed in";
         let (hosts, client) = (Arc::clone(&self.door.hosts), self.client);
         // Only inside a runtime, which is there whenever a connection ends by itself.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -86,13 +78,15 @@ impl Login {
         }
     }
 
-    /// What may be tried: without methods named, those that are offered at first.
-    fn next(methods: &[MethodKind], partial_success: bool) -> Auth {
-        Auth::Reject { proceed_with_methods: Some(MethodSet::from(methods)), partial_success }
+    /// Not this; something else may do.
+    fn reject() -> Auth {
+        let methods = MethodSet::from(&[MethodKind::PublicKey, MethodKind::KeyboardInteractive][..]);
+        Auth::Reject { proceed_with_methods: Some(methods), partial_success: false }
     }
 
-    fn reject() -> Auth {
-        Self::next(&[MethodKind::PublicKey, MethodKind::KeyboardInteractive], false)
+    /// Nothing will do.
+    fn give_up() -> Auth {
+        Auth::Reject { proceed_with_methods: Some(MethodSet::empty()), partial_success: false }
     }
 
     /// The method `none`: inside another connection nothing more is asked.
@@ -109,13 +103,14 @@ impl Login {
         if matches!(algorithm, Algorithm::Rsa { hash: None } | Algorithm::Dsa) {
             return Self::reject();
         }
-        match (self.standing(key).await, &mut self.stage) {
-            (KeyStanding::Bound(_) | KeyStanding::Certified, _) | (_, Stage::ExpectAnyKey) => Auth::Accept,
-            (KeyStanding::Unknown, Stage::ExpectKnownKey { unknown }) => {
-                *unknown += 1;
-                Self::reject()
-            }
-            (KeyStanding::Unknown, _) => Self::reject(),
+        let standing = self.standing(key).await;
+        let Stage::ExpectProof { has_keys, unknown } = &mut self.stage else { return Self::reject() };
+        *has_keys = true;
+        match standing {
+            KeyStanding::Bound(_) | KeyStanding::Certified => Auth::Accept,
+            // The first of them is worth a signature.
+            KeyStanding::Unknown if unknown.is_none() => Auth::Accept,
+            KeyStanding::Unknown => Self::reject(),
         }
     }
 
@@ -127,8 +122,10 @@ impl Login {
         if let KeyStanding::Bound(identity) = self.standing(key).await {
             return self.admit(Identity { method: "key".to_owned(), ..*identity }).await;
         }
-        self.stage = Stage::ExpectSignIn { key: fingerprint(key) };
-        Self::next(&[MethodKind::KeyboardInteractive], true)
+        if let Stage::ExpectProof { unknown, .. } = &mut self.stage {
+            unknown.get_or_insert_with(|| fingerprint(key));
+        }
+        Self::reject()
     }
 
     /// A certificate, and its key, are proved.
@@ -164,14 +161,9 @@ impl Login {
 
     async fn asked(&mut self) -> Auth {
         let key = match &self.stage {
-            Stage::ExpectKnownKey { unknown } if *unknown > 0 => {
-                self.stage = Stage::ExpectAnswer;
-                return show(String::new(), String::new());
-            }
+            Stage::ExpectProof { unknown, .. } => unknown.clone(),
             Stage::ExpectPerson { pending } => return self.show_link(pending),
-            Stage::ExpectEnd | Stage::Done(_) => return Self::next(&[], false),
-            Stage::ExpectSignIn { key } => Some(key.clone()),
-            Stage::ExpectKnownKey { .. } | Stage::ExpectAnswer | Stage::ExpectAnyKey => None,
+            Stage::ExpectEnd | Stage::Done(_) => return Self::give_up(),
         };
         match self.door.openid.start_device_sign_in().await {
             Ok(sign_in) => {
@@ -200,14 +192,8 @@ impl Login {
     }
 
     async fn answered(&mut self) -> Auth {
-        let pending = match &self.stage {
-            Stage::ExpectPerson { pending } => Arc::clone(pending),
-            Stage::ExpectAnswer => {
-                self.stage = Stage::ExpectAnyKey;
-                return Self::next(&[MethodKind::PublicKey, MethodKind::KeyboardInteractive], true);
-            }
-            _ => return Self::next(&[], false),
-        };
+        let Stage::ExpectPerson { pending } = &self.stage else { return Self::give_up() };
+        let pending = Arc::clone(pending);
         match tokio::time::timeout(self.door.config.sign_in_wait, pending.outcome()).await {
             Ok(Ok(identity)) => self.accept(Caller::Known(identity)),
             Ok(Err(failure)) => {
@@ -232,7 +218,7 @@ impl Login {
             Ok(()) => self.accept(Caller::Known(Arc::new(identity))),
             Err(refusal) => {
                 tracing::error!(client = %self.client, %refusal, "log-in refused");
-                Self::next(&[], false)
+                Self::give_up()
             }
         }
     }

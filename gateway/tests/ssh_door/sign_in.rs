@@ -59,7 +59,7 @@ async fn batch_mode_with_an_unknown_key_is_refused_and_recorded() {
     assert!(text(&out.stderr).contains("Permission denied"), "{}", text(&out.stderr));
     assert_eq!(rig.provider.state.lock().expect("lock").n_links, 0);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(rig.log(), ["sign-in nobody key no key that was offered is bound or certified here"]);
+    assert_eq!(rig.log(), ["sign-in nobody key no key that was offered is bound or certified here, and nobody signed in"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
