@@ -145,7 +145,7 @@ pub enum Policy {
     Push(Push),
     /// Show the policy in force, or an earlier version
     Show {
-        /// Version, or its first digits [default: the one in force]
+        /// Version, all 64 digits [default: the one in force]
         version: Option<String>,
         /// Write the bundle's files into this folder, which must be empty or missing
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]

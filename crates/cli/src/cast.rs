@@ -233,7 +233,8 @@ fn read(pieces: &[&[u8]]) -> Result<Vec<Event>, CastError> {
 mod tests {
     use super::*;
 
-    const HEADER: &str = r#"{"version":3,"term":{"cols":80,"rows":24,"type":"xterm"},"timestamp":1750000000,"title":"t"}"#;
+    const HEADER: &str =
+        r#"{"version":3,"term":{"cols":80,"rows":24,"type":"xterm"},"timestamp":1750000000,"title":"t"}"#;
 
     fn events(lines: &[&str]) -> Result<Vec<Event>, CastError> {
         read(&[format!("{HEADER}\n{}\n", lines.join("\n")).as_bytes()])
@@ -279,7 +280,9 @@ mod tests {
 
     #[test]
     fn damage_is_named_by_its_line() {
-        for line in [r#"[1,"o"]"#, r#"{"a":1}"#, r#"[1,"o",null]"#, r#"[1,"r","80"]"#, "junk", r#"[1,"r","99999x1"]"#] {
+        for line in
+            [r#"[1,"o"]"#, r#"{"a":1}"#, r#"[1,"o",null]"#, r#"[1,"r","80"]"#, "junk", r#"[1,"r","99999x1"]"#]
+        {
             assert_eq!(events(&[r#"[0,"o","x"]"#, line]), Err(CastError::Event { line: 3 }), "{line}");
         }
         for line in [r#"[-1,"o","x"]"#, r#"[1e300,"o","x"]"#] {

@@ -98,7 +98,8 @@ pub fn stamp_ns(ns: u64) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ns))
         .ok()
         .and_then(|moment| {
-            let form = format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]Z");
+            let form =
+                format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]Z");
             moment.format(form).ok()
         })
         .unwrap_or_else(|| format!("{ns} ns"))
@@ -112,9 +113,7 @@ pub fn minute_ms(ms: i64) -> String {
     }
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
         .ok()
-        .and_then(|moment| {
-            moment.format(format_description!("[year]-[month]-[day] [hour]:[minute]Z")).ok()
-        })
+        .and_then(|moment| moment.format(format_description!("[year]-[month]-[day] [hour]:[minute]Z")).ok())
         .unwrap_or_else(|| format!("{ms} ms"))
 }
 

@@ -144,23 +144,19 @@ impl Failure {
             Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => {
                 Self::failed(format!("{doing}: not possible now")).why(said)
             }
-            Code::Unavailable => Self::unreachable(format!("{doing}: the gateway is not answering"))
+            Code::Unavailable => Self::unreachable(format!("{doing}: the gateway cannot answer now"))
                 .why(said)
                 .next("check the network and that the gateway runs, then try again"),
             Code::DeadlineExceeded | Code::Cancelled => {
                 Self::unreachable(format!("{doing}: the gateway took too long")).why(said).next("try again")
             }
-            Code::ResourceExhausted => {
-                Self::failed(format!("{doing}: over a limit")).why(said)
-            }
+            Code::ResourceExhausted => Self::failed(format!("{doing}: over a limit")).why(said),
             Code::Unimplemented => Self::failed(format!("{doing}: this gateway does not offer that"))
                 .next("use the `sallyport` of the same version as the gateway"),
             Code::DataLoss => Self::failed(format!("{doing}: stored data is damaged")).why(said),
-            Code::Ok | Code::Unknown | Code::Internal => {
-                Self::failed(format!("{doing}: the gateway failed")).why(said).next(
-                    "the gateway's own log says more; its operator can look there",
-                )
-            }
+            Code::Ok | Code::Unknown | Code::Internal => Self::failed(format!("{doing}: the gateway failed"))
+                .why(said)
+                .next("the gateway's own log says more; its operator can look there"),
         }
     }
 }

@@ -136,7 +136,8 @@ pub fn signed_in(channel: Channel, token: &str) -> Result<Console, Failure> {
 /// # Errors
 /// It cannot be made, or the other side is not the gateway.
 pub async fn connect(gateway: &Address, ca_pem: &str) -> Result<Channel, Failure> {
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem)).domain_name(gateway.host());
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem)).domain_name(gateway.host());
     let endpoint = Endpoint::from_shared(gateway.to_string())
         .and_then(|endpoint| endpoint.tls_config(tls))
         .map_err(|err| Failure::failed(format!("cannot set up TLS to {gateway}")).because(&err))?
@@ -166,12 +167,14 @@ fn explain(gateway: &Address, err: &tonic::transport::Error) -> Failure {
         cause = error.source();
     }
     if not_ours {
-        return Failure::unreachable(format!("whoever answers at {gateway} is not the gateway that was pinned"))
-            .why(innermost)
-            .next(
-                "if the gateway's CA was replaced, ask its operator for the new fingerprint and sign in with \
+        return Failure::unreachable(format!(
+            "whoever answers at {gateway} is not the gateway that was pinned"
+        ))
+        .why(innermost)
+        .next(
+            "if the gateway's CA was replaced, ask its operator for the new fingerprint and sign in with \
                  `sallyport login --ca-sha256 FINGERPRINT`",
-            );
+        );
     }
     Failure::unreachable(format!("cannot reach the gateway {gateway}"))
         .why(innermost)

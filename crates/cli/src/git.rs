@@ -22,7 +22,8 @@ pub fn origin(dir: &Path) -> Origin {
     let mut lines = head.lines();
     let mut next = || lines.next().unwrap_or_default().to_owned();
     let (commit, author, subject) = (next(), next(), next());
-    let is_dirty = git(dir, &["status", "--porcelain", "--", "."]).is_none_or(|changes| !changes.trim().is_empty());
+    let is_dirty =
+        git(dir, &["status", "--porcelain", "--", "."]).is_none_or(|changes| !changes.trim().is_empty());
     let commit = if is_dirty { format!("{commit}-dirty") } else { commit };
     Origin { commit, author, subject, is_dirty }
 }
@@ -46,7 +47,8 @@ mod tests {
 
     fn run(dir: &Path, args: &[&str]) {
         let names = ["-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-c", "commit.gpgsign=false"];
-        let output = Command::new("git").arg("-C").arg(dir).args(names).args(args).output().expect("git runs");
+        let output =
+            Command::new("git").arg("-C").arg(dir).args(names).args(args).output().expect("git runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 

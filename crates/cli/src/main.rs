@@ -64,10 +64,14 @@ fn manual(dir: &Path) -> Result<(), Failure> {
 
 fn complain(failure: &Failure, json: bool) {
     let text = if json { failure.json().to_string() } else { failure.to_string() };
-    let red = !json && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let red = !json
+        && io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // Nothing is left to be told if standard error is gone.
     let _ = match text.strip_prefix("sallyport:") {
-        Some(rest) if red && failure.exit() != Exit::Usage => writeln!(io::stderr(), "\x1b[31msallyport:\x1b[0m{rest}"),
+        Some(rest) if red && failure.exit() != Exit::Usage => {
+            writeln!(io::stderr(), "\x1b[31msallyport:\x1b[0m{rest}")
+        }
         _ => writeln!(io::stderr(), "{text}"),
     };
 }

@@ -157,7 +157,10 @@ pub struct Profile {
 impl fmt::Debug for Profile {
     /// Without the token.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Profile").field("gateway", &self.gateway).field("user", &self.user).finish_non_exhaustive()
+        out.debug_struct("Profile")
+            .field("gateway", &self.gateway)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 

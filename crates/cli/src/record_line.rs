@@ -10,8 +10,19 @@ use crate::{
 
 /// Kinds as they are written in records and in `--kind`.
 pub const KINDS: [&str; 13] = [
-    "sign_in", "session_open", "session_close", "channel_open", "channel_close", "fork", "exec", "exit", "connect",
-    "policy", "sensor", "loss", "access",
+    "sign_in",
+    "session_open",
+    "session_close",
+    "channel_open",
+    "channel_close",
+    "fork",
+    "exec",
+    "exit",
+    "connect",
+    "policy",
+    "sensor",
+    "loss",
+    "access",
 ];
 
 /// Outcomes as they are written in records and in `--outcome`.
@@ -66,7 +77,8 @@ pub fn what(record: &Record) -> String {
     let client = record.session.as_ref().map(|session| text::safe(&session.client, 60)).unwrap_or_default();
     match record.kind {
         Kind::SignIn => {
-            let method = record.identity.as_ref().map(|identity| text::safe(&identity.method, 20)).unwrap_or_default();
+            let method =
+                record.identity.as_ref().map(|identity| text::safe(&identity.method, 20)).unwrap_or_default();
             said(&if method.is_empty() { "sign-in".to_owned() } else { format!("sign-in by {method}") })
         }
         Kind::SessionOpen if client.is_empty() => said("session"),
@@ -77,7 +89,8 @@ pub fn what(record: &Record) -> String {
         Kind::Fork => said(&format!("fork {}", program(record))),
         Kind::Exec => said(&format!("exec {}", program(record))),
         Kind::Exit => {
-            let status = record.process.as_ref().map(|process| text::safe(&process.status, 20)).unwrap_or_default();
+            let status =
+                record.process.as_ref().map(|process| text::safe(&process.status, 20)).unwrap_or_default();
             said(format!("exit {status} {}", program(record)).trim())
         }
         Kind::Connect => said(&endpoint(record)),
@@ -106,7 +119,8 @@ fn program(record: &Record) -> String {
     if process.fileless {
         shown.push_str(" (fileless)");
     }
-    let (zeroth, rest) = process.args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let (zeroth, rest) =
+        process.args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let honest = zeroth.is_empty() || zeroth == path || zeroth.trim_start_matches('-') == name;
     if !honest {
         shown.push_str(&format!(" (as {})", text::safe(zeroth, 60)));
@@ -129,8 +143,14 @@ fn endpoint(record: &Record) -> String {
     } else {
         endpoint.address.clone()
     };
-    let by = record.process.as_ref().map(|process| if process.path.is_empty() { &process.comm } else { &process.path });
-    let by = by.filter(|path| !path.is_empty()).map(|path| format!(" by {}", text::safe(path, 200))).unwrap_or_default();
+    let by = record
+        .process
+        .as_ref()
+        .map(|process| if process.path.is_empty() { &process.comm } else { &process.path });
+    let by = by
+        .filter(|path| !path.is_empty())
+        .map(|path| format!(" by {}", text::safe(path, 200)))
+        .unwrap_or_default();
     format!(
         "{} {} {}{by}",
         text::safe(op, 10),
@@ -155,7 +175,8 @@ pub fn judged(out: Out, decision: &Decision) -> String {
     };
     let reason = text::safe(&decision.reason, 300);
     let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
-    format!("{} by {by}{reason}", out.look(look, word)).replace("by no rule permits it", "as no rule permits it")
+    format!("{} by {by}{reason}", out.look(look, word))
+        .replace("by no rule permits it", "as no rule permits it")
 }
 
 #[cfg(test)]
@@ -175,7 +196,11 @@ mod tests {
             boot_ns: 0,
             host: Some("web-1".to_owned()),
             identity: Some(Identity { user: "alice@example.org".to_owned(), ..Identity::default() }),
-            session: Some(Session { id: "s".to_owned(), local_user: "root".to_owned(), ..Session::default() }),
+            session: Some(Session {
+                id: "s".to_owned(),
+                local_user: "root".to_owned(),
+                ..Session::default()
+            }),
             decision: None,
             process: None,
             endpoint: None,
@@ -230,8 +255,10 @@ mod tests {
         let mut record = record(Kind::Exec);
         record.host = Some(evil.to_owned());
         record.message = Some(evil.to_owned());
-        record.identity = Some(Identity { user: evil.to_owned(), on_behalf_of: evil.to_owned(), ..Identity::default() });
-        record.session = Some(Session { local_user: evil.to_owned(), client: evil.to_owned(), ..Session::default() });
+        record.identity =
+            Some(Identity { user: evil.to_owned(), on_behalf_of: evil.to_owned(), ..Identity::default() });
+        record.session =
+            Some(Session { local_user: evil.to_owned(), client: evil.to_owned(), ..Session::default() });
         record.process = Some(Process {
             path: format!("/bin/{evil}"),
             args: vec![evil.to_owned(); 3],
@@ -239,7 +266,12 @@ mod tests {
             comm: evil.to_owned(),
             ..Process::default()
         });
-        record.endpoint = Some(Endpoint { address: evil.to_owned(), protocol: evil.to_owned(), op: evil.to_owned(), port: 1 });
+        record.endpoint = Some(Endpoint {
+            address: evil.to_owned(),
+            protocol: evil.to_owned(),
+            op: evil.to_owned(),
+            port: 1,
+        });
         record.decision = Some(Decision {
             action: evil.to_owned(),
             outcome: Outcome::Killed,
@@ -248,7 +280,9 @@ mod tests {
             reason: evil.to_owned(),
             point: evil.to_owned(),
         });
-        for kind in [Kind::SignIn, Kind::SessionOpen, Kind::Exec, Kind::Exit, Kind::Fork, Kind::Connect, Kind::Policy] {
+        for kind in
+            [Kind::SignIn, Kind::SessionOpen, Kind::Exec, Kind::Exit, Kind::Fork, Kind::Connect, Kind::Policy]
+        {
             record.kind = kind;
             let shown = line(PLAIN, 1, &record);
             assert!(!shown.contains(|c: char| c.is_control()), "{kind:?}: {shown:?}");

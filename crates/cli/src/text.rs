@@ -73,8 +73,8 @@ pub fn command_line(args: &[String], limit: usize) -> String {
         if !line.is_empty() {
             line.push(' ');
         }
-        let plain = !arg.is_empty()
-            && arg.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+%".contains(c));
+        let plain =
+            !arg.is_empty() && arg.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+%".contains(c));
         if plain {
             line.push_str(arg);
         } else {

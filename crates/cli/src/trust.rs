@@ -93,7 +93,8 @@ impl PresentedCa {
 /// It is none.
 pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], TrustError> {
     let lower = text.trim().to_ascii_lowercase();
-    let digits: String = lower.strip_prefix("sha256:").unwrap_or(&lower).chars().filter(|c| *c != ':').collect();
+    let digits: String =
+        lower.strip_prefix("sha256:").unwrap_or(&lower).chars().filter(|c| *c != ':').collect();
     let mut fingerprint = [0; 32];
     hex::decode_to_slice(digits, &mut fingerprint).map_err(|_| TrustError::Fingerprint)?;
     Ok(fingerprint)
@@ -189,7 +190,10 @@ mod tests {
     fn fingerprints() {
         let digits = "ab".repeat(32);
         assert_eq!(parse_fingerprint(&digits).expect("plain"), [0xab; 32]);
-        assert_eq!(parse_fingerprint(&format!("SHA256:{}", digits.to_uppercase())).expect("prefixed"), [0xab; 32]);
+        assert_eq!(
+            parse_fingerprint(&format!("SHA256:{}", digits.to_uppercase())).expect("prefixed"),
+            [0xab; 32]
+        );
         let colons = ["ab"; 32].join(":");
         assert_eq!(parse_fingerprint(&colons).expect("colons"), [0xab; 32]);
         for bad in ["", "ab", &digits[1..], "zz".repeat(32).as_str()] {

@@ -28,7 +28,10 @@ fn help_is_as_it_was() {
         fs::write(&path, &text).expect("written");
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert!(text == expected, "the help changed; if that is meant, run again with BLESS=1. It is now:\n{text}");
+    assert!(
+        text == expected,
+        "the help changed; if that is meant, run again with BLESS=1. It is now:\n{text}"
+    );
 }
 
 #[test]

@@ -52,7 +52,8 @@ pub async fn run(context: &Context, args: Events) -> Result<(), Failure> {
             Ok(()) => Failure::unreachable("the gateway ended the stream"),
             Err(failure) => failure,
         };
-        let may_retry = args.follow && failure.exit() == crate::failure::Exit::Unreachable && !failure.is_said();
+        let may_retry =
+            args.follow && failure.exit() == crate::failure::Exit::Unreachable && !failure.is_said();
         failures = if request.from_index > seen { 1 } else { failures + 1 };
         // Nothing was seen yet: that is a wrong address or a gateway that is down, not an interruption.
         if !may_retry || failures > RETRIES || request.from_index == 0 {
@@ -66,7 +67,8 @@ pub async fn run(context: &Context, args: Events) -> Result<(), Failure> {
 async fn stream(context: &Context, request: &mut EventsRequest, since: Option<u64>) -> Result<(), Failure> {
     let doing = "reading the log";
     let (mut console, _) = context.console().await?;
-    let answer = console.events(request.clone()).await.map_err(|status| Failure::from_status(doing, &status))?;
+    let answer =
+        console.events(request.clone()).await.map_err(|status| Failure::from_status(doing, &status))?;
     let mut entries = answer.into_inner();
     loop {
         let entry = match entries.message().await {
@@ -112,7 +114,9 @@ fn json_line(out: Out, entry: &LogEntry) -> Result<(), Failure> {
             let value: serde_json::Value = serde_json::from_str(raw.get()).unwrap_or_default();
             out.json(&json!({ "index": entry.index, "record": value }))?;
         }
-        Err(_) => out.json(&json!({ "index": entry.index, "record": null, "hex": hex::encode(&entry.record) }))?,
+        Err(_) => {
+            out.json(&json!({ "index": entry.index, "record": null, "hex": hex::encode(&entry.record) }))?
+        }
     }
     Ok(())
 }

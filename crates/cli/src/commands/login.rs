@@ -1,10 +1,13 @@
 //! `login`: prove to the identity provider who one is, get a token and an ssh certificate, set ssh up.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use russh::keys::ssh_key::Certificate;
-use sallyport_contract::v1::{SignInOptionsRequest, SignInOptionsResponse, SignInRequest, console_client::ConsoleClient};
+use sallyport_contract::v1::{
+    SignInOptionsRequest, SignInOptionsResponse, SignInRequest, console_client::ConsoleClient,
+};
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::{
     ssh_config,
@@ -106,7 +109,12 @@ pub async fn run(context: &Context, args: &Login) -> Result<(), Failure> {
 }
 
 /// The CA to trust: given, pinned earlier, or looked at now.
-async fn ca(context: &Context, args: &Login, gateway: &Address, saved: Option<&Profile>) -> Result<String, Failure> {
+async fn ca(
+    context: &Context,
+    args: &Login,
+    gateway: &Address,
+    saved: Option<&Profile>,
+) -> Result<String, Failure> {
     if let Some(pem) = context.ca_file()? {
         return Ok(pem);
     }
@@ -168,21 +176,45 @@ async fn prove(context: &Context, args: &Login, options: &SignInOptionsResponse)
             return;
         }
         let lead = if opened { "Your browser opens. If it does not, open" } else { "Open this in a browser" };
-        eprintln!("{lead}:\n\n  {}\n\nWaiting for you to sign in…", safe(address, 4000));
+        let paste = if io::stdin().is_terminal() {
+            "\nIf that browser runs on another computer, paste the address at which it ends up here."
+        } else {
+            ""
+        };
+        eprintln!("{lead}:\n\n  {}\n{paste}\nWaiting for you to sign in…", safe(address, 4000));
     };
-    oidc::sign_in(&provider, args.timeout, show).await.map_err(|err| {
+    oidc::sign_in(&provider, args.timeout, pasted_lines(), show).await.map_err(|err| {
         let failure = match &err {
-            SignInError::Discovery { .. } | SignInError::Exchange(_) | SignInError::Http(HttpError::Send { .. }) => {
+            SignInError::Discovery { .. }
+            | SignInError::Exchange(_)
+            | SignInError::Http(HttpError::Send { .. }) => {
                 Failure::unreachable("the identity provider cannot be asked")
                     .next("check the network; a private CA can be named in SSL_CERT_FILE")
             }
-            SignInError::Loopback(_) => Failure::failed("no answer came from the browser").next(
-                "run it again. The browser must run on this computer: it answers to a port of 127.0.0.1",
-            ),
+            SignInError::Loopback(_) => {
+                Failure::failed("no answer came from the browser").next("run it again")
+            }
             _ => Failure::failed("the sign-in failed"),
         };
         failure.because(&err)
     })
+}
+
+/// Lines that a person enters while waiting for the browser; none without a person.
+fn pasted_lines() -> Option<mpsc::Receiver<String>> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    let (send, lines) = mpsc::channel(4);
+    // A thread of its own: a read of standard input cannot be called off, and must not hold up the end.
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().take(1 << 20).lines().map_while(Result::ok) {
+            if send.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    Some(lines)
 }
 
 /// The first key seen is the one that counts: a log that changed its key cannot be told from a log that was
@@ -247,7 +279,8 @@ async fn set_up_ssh(
         Some(lifetime) if !args.no_agent => agent::add(files, lifetime),
         _ => Agent::None,
     };
-    let names = targets.into_iter().map(|target| target.host).filter(|host| !rendered.left_out.contains(host));
+    let names =
+        targets.into_iter().map(|target| target.host).filter(|host| !rendered.left_out.contains(host));
     Ok(SshDone { include, agent, targets: names.collect() })
 }
 
@@ -278,7 +311,11 @@ fn report(
         return Ok(());
     }
     let until = format!("{}{}", clock::minute_ms(profile.expires_at_ms), left(profile.expires_at_ms));
-    out.line(format!("{} as {}.", out.look(Look::Green, "Signed in"), out.look(Look::Bold, &safe(&profile.user, 200))))?;
+    out.line(format!(
+        "{} as {}.",
+        out.look(Look::Green, "Signed in"),
+        out.look(Look::Bold, &safe(&profile.user, 200))
+    ))?;
     out.line(format!("  groups:    {}", groups(their_groups)))?;
     out.line(format!("  until:     {until}"))?;
     match (certificate, certificate_ends) {
@@ -288,17 +325,25 @@ fn report(
             keys::principals(certificate),
             clock::minute_ms(ends.saturating_mul(1000))
         ))?,
-        _ => out.line("  ssh key:   none; the gateway issued no certificate, so ssh will ask you to sign in")?,
+        _ => {
+            out.line("  ssh key:   none; the gateway issued no certificate, so ssh will ask you to sign in")?
+        }
     }
     let config = display(&files.user_config, home);
     match done.include {
-        Some(Done::Added) => out.line(format!("  ssh setup: added one Include line at the top of {config}"))?,
+        Some(Done::Added) => {
+            out.line(format!("  ssh setup: added one Include line at the top of {config}"))?
+        }
         Some(Done::AlreadyThere) => out.line(format!("  ssh setup: {config} includes it already"))?,
-        None => out.line(format!("  ssh setup: not touched; use `ssh -F {}`", display(&files.config(), home)))?,
+        None => {
+            out.line(format!("  ssh setup: not touched; use `ssh -F {}`", display(&files.config(), home)))?
+        }
     }
     match &done.agent {
         Agent::Added => out.line("  ssh-agent: has the key until the certificate ends")?,
-        Agent::Refused(why) => out.line(format!("  ssh-agent: did not take the key ({why}); ssh works without it"))?,
+        Agent::Refused(why) => {
+            out.line(format!("  ssh-agent: did not take the key ({why}); ssh works without it"))?
+        }
         Agent::None => {}
     }
     match done.targets.first() {

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use sallyport_contract::v1::{CurrentPolicyRequest, PushPolicyRequest, PushPolicyResponse};
-use sallyport_policy::{Bundle, Diagnostics, Policy};
+use sallyport_policy::{Bundle, Diagnostics, Place, Policy, RuleInfo, TestReport};
 use serde_json::json;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     gateway::Context,
     git,
     out::Look,
-    text::{safe, safe_lines},
+    text::{columns, safe, safe_lines},
 };
 
 /// Runs it.
@@ -25,7 +25,9 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Check(BundleArgs { dir }) => check(context, &dir),
         Command::Test(BundleArgs { dir }) => test(context, &dir),
         Command::Push(args) => push(context, &args).await,
-        Command::Show { version, extract } => show(context, version.unwrap_or_default(), extract.as_deref()).await,
+        Command::Show { version, extract } => {
+            show(context, version.unwrap_or_default(), extract.as_deref()).await
+        }
         Command::Version(BundleArgs { dir }) => version(context, &dir),
     }
 }
@@ -66,22 +68,87 @@ fn print_faults(context: &Context, bundle: &Bundle, faults: &Diagnostics) -> Res
 fn check(context: &Context, dir: &Path) -> Result<(), Failure> {
     let (_, policy) = load(context, dir)?;
     let out = context.out;
+    let placement = policy.placement();
     if out.json {
-        out.json(&json!({ "ok": true, "version": policy.version(), "faults": [] }))?;
+        out.json(&json!({ "ok": true, "version": policy.version(), "faults": [], "placement": placement }))?;
         return Ok(());
     }
-    out.line(format!("{}: version {}", out.look(Look::Green, "No fault"), policy.version()))?;
+    for rule in &placement {
+        let RuleInfo { id, file, line, .. } = &rule.rule;
+        let effect = if rule.forbids { "forbid" } else { "permit" };
+        let watched =
+            if rule.monitored { ", only watched: what it would deny goes on and is recorded" } else { "" };
+        let head = format!("{} ({effect}{watched})", out.look(Look::Bold, &safe(id, 100)));
+        out.line(format!("{head}  {}", out.look(Look::Dim, &format!("{}:{line}", safe(file, 200)))))?;
+        let rows: Vec<Vec<String>> = rule.places.iter().map(place).collect();
+        out.lines(columns(&rows))?;
+    }
+    let count = placement.len();
+    out.line(format!(
+        "\n{}: {count} rules, version {}",
+        out.look(Look::Green, "No fault"),
+        policy.version()
+    ))?;
     Ok(())
 }
 
-fn test(context: &Context, dir: &Path) -> Result<(), Failure> {
-    let (bundle, _) = load(context, dir)?;
-    run_tests(context, &bundle, true)
+/// Where a rule is enforced for one action, as a row.
+fn place(place: &Place) -> Vec<String> {
+    let how = if place.lsm == place.tracepoint {
+        place.lsm.to_string()
+    } else {
+        format!("{} (without BPF LSM: {})", place.lsm, place.tracepoint)
+    };
+    vec![format!("    {}", place.action), how]
 }
 
-/// Runs the bundle's cases. `all`: also says which passed.
-fn run_tests(context: &Context, bundle: &Bundle, all: bool) -> Result<(), Failure> {
-    let _ = (bundle, all, context);
+fn test(context: &Context, dir: &Path) -> Result<(), Failure> {
+    let (bundle, policy) = load(context, dir)?;
+    let report = policy.run_tests(&bundle);
+    if context.out.json {
+        context.out.json(&json!({
+            "passed": report.passed(),
+            "version": policy.version(),
+            "cases": report.cases,
+            "failures": report.failures,
+            "uncovered": report.uncovered,
+        }))?;
+        return if report.passed() { Ok(()) } else { Err(Failure::said()) };
+    }
+    print_tests(context, &report)
+}
+
+/// Failures and rules without a case; then the sum.
+fn print_tests(context: &Context, report: &TestReport) -> Result<(), Failure> {
+    let out = context.out;
+    for failure in &report.failures {
+        let place = format!("{}:{}", safe(&failure.file, 200), failure.line);
+        out.line(format!("{place}: {}: {}", out.look(Look::Red, "failed"), safe(&failure.case, 300)))?;
+        out.line(format!("    {}", safe_lines(&failure.message, 20).replace('\n', "\n    ")))?;
+    }
+    for rule in &report.uncovered {
+        let place = format!("{}:{}", safe(&rule.file, 200), rule.line);
+        out.line(format!(
+            "{place}: {}: no case calls on rule \"{}\"",
+            out.look(Look::Yellow, "untested"),
+            safe(&rule.id, 100)
+        ))?;
+    }
+    let failed = report.failures.len();
+    if !report.passed() {
+        let sum = format!("{failed} of {} cases failed.", report.cases);
+        out.line(out.look(Look::Red, &sum))?;
+        return Err(Failure::said());
+    }
+    if report.cases == 0 {
+        out.line("No case: put questions with their expected answers into tests/*.toml.")?;
+    } else {
+        out.line(format!(
+            "{}: {} cases, each asked of Cedar and of the kernel's tables",
+            out.look(Look::Green, "Passed"),
+            report.cases
+        ))?;
+    }
     Ok(())
 }
 
@@ -97,8 +164,16 @@ fn version(context: &Context, dir: &Path) -> Result<(), Failure> {
 
 async fn push(context: &Context, args: &Push) -> Result<(), Failure> {
     // What the gateway would refuse is told here, with places, before anything is sent.
-    let (bundle, _) = load(context, &args.dir)?;
-    run_tests(context, &bundle, false)?;
+    let (bundle, policy) = load(context, &args.dir)?;
+    let tests = policy.run_tests(&bundle);
+    if !tests.passed() {
+        if !context.out.json {
+            // It says what failed; what that means for the push comes after it.
+            let _ = print_tests(context, &tests);
+        }
+        return Err(Failure::failed("the bundle's test cases fail, so nothing was pushed")
+            .next("correct the rules or the cases; `sallyport policy test` runs them"));
+    }
     let origin = git::origin(&args.dir);
     if origin.is_dirty {
         eprintln!("sallyport: the folder differs from its Git commit; the version is marked `-dirty`");
@@ -168,7 +243,10 @@ fn report(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure>
             out.line(format!("  {host}: in force, in running sessions too"))?;
         } else {
             let has = if sensor.version.is_empty() { "none".to_owned() } else { safe(&sensor.version, 12) };
-            out.line(format!("  {}", out.look(Look::Yellow, &format!("{host}: has not answered yet (has {has})"))))?;
+            out.line(format!(
+                "  {}",
+                out.look(Look::Yellow, &format!("{host}: has not answered yet (has {has})"))
+            ))?;
         }
     }
     Ok(())
@@ -223,7 +301,8 @@ async fn show(context: &Context, version: String, extract: Option<&Path>) -> Res
 
 /// Only into a folder that is empty: nothing is overwritten.
 fn write_files(bundle: &Bundle, dir: &Path) -> Result<(), Failure> {
-    let cannot = |err: std::io::Error| Failure::failed(format!("cannot write into `{}`", dir.display())).because(&err);
+    let cannot =
+        |err: std::io::Error| Failure::failed(format!("cannot write into `{}`", dir.display())).because(&err);
     fs::create_dir_all(dir).map_err(cannot)?;
     if fs::read_dir(dir).map_err(cannot)?.next().is_some() {
         return Err(Failure::usage(format!("`{}` is not empty", dir.display())));
@@ -232,7 +311,10 @@ fn write_files(bundle: &Bundle, dir: &Path) -> Result<(), Failure> {
         // `from_archive` refuses such paths; a server must not choose where files go even if that fails.
         let plain = Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if !plain {
-            return Err(Failure::failed(format!("the bundle has a file outside of itself: `{}`", safe(path, 200))));
+            return Err(Failure::failed(format!(
+                "the bundle has a file outside of itself: `{}`",
+                safe(path, 200)
+            )));
         }
         let target = dir.join(path);
         if let Some(parent) = target.parent() {

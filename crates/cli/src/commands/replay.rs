@@ -58,8 +58,11 @@ pub async fn run(context: &Context, args: Replay) -> Result<(), Failure> {
     if let Some(path) = &args.save {
         return save(context, &mut console, &args.session, channel, path).await;
     }
-    let from_log =
-        if args.no_events { FromLog { channel, ..FromLog::default() } } else { log(&mut console, &args.session, channel).await? };
+    let from_log = if args.no_events {
+        FromLog { channel, ..FromLog::default() }
+    } else {
+        log(&mut console, &args.session, channel).await?
+    };
     let (header, events) = recording(&mut console, &args.session, &from_log.channel).await?;
     let start_ns = timeline::start_ns(&header, from_log.opened_ns());
     announce(context, &header, &from_log, &args)?;
@@ -77,7 +80,9 @@ fn play(context: &Context, args: &Replay, items: Vec<Timed>) -> Result<(), Failu
     let mut player = Player::new(items, args.speed, args.idle_limit);
     let has_notes = player.items().iter().any(|timed| matches!(timed.item, Item::Kernel(_)));
     if has_notes {
-        let explained = format!("Lines that begin with {mark} were not printed by the session: they are what the kernel saw.");
+        let explained = format!(
+            "Lines that begin with {mark} were not printed by the session: they are what the kernel saw."
+        );
         context.out.line(context.out.look(Look::Dim, &explained))?;
     }
     if is_terminal && io::stdin().is_terminal() {
@@ -86,7 +91,11 @@ fn play(context: &Context, args: &Replay, items: Vec<Timed>) -> Result<(), Failu
         let played = tty::play(&mut player, &mut render, args.from);
         played.map_err(Failure::from)?;
         let (position, length) = (clock::position(player.position()), clock::position(player.length()));
-        let end = if player.is_over() { "the end".to_owned() } else { format!("stopped at {position} of {length}") };
+        let end = if player.is_over() {
+            "the end".to_owned()
+        } else {
+            format!("stopped at {position} of {length}")
+        };
         context.out.line(context.out.look(Look::Dim, &format!("— {end} —")))?;
         return Ok(());
     }
@@ -117,15 +126,28 @@ fn mark() -> String {
 
 fn announce(context: &Context, header: &Header, from_log: &FromLog, args: &Replay) -> Result<(), Failure> {
     let title = if header.title.is_empty() { &args.session } else { &header.title };
-    let command = if header.command.is_empty() { String::new() } else { format!(": {}", safe(&header.command, 200)) };
+    let command =
+        if header.command.is_empty() { String::new() } else { format!(": {}", safe(&header.command, 200)) };
     context.out.remark(context.out.look(Look::Bold, &format!("{}{command}", safe(title, 200))))?;
     if from_log.channels.len() > 1 && args.channel.is_none() {
-        let others: Vec<String> =
-            from_log.channels.iter().map(|(id, _)| id).filter(|id| **id != from_log.channel).map(|id| safe(id, 60)).collect();
-        eprintln!("This is the first of {} channels; the others with --channel: {}", from_log.channels.len(), others.join(", "));
+        let others: Vec<String> = from_log
+            .channels
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| **id != from_log.channel)
+            .map(|id| safe(id, 60))
+            .collect();
+        eprintln!(
+            "This is the first of {} channels; the others with --channel: {}",
+            from_log.channels.len(),
+            others.join(", ")
+        );
     }
     if from_log.left_out > 0 {
-        eprintln!("{} records more than fit are left out; `sallyport events --session` has them all.", from_log.left_out);
+        eprintln!(
+            "{} records more than fit are left out; `sallyport events --session` has them all.",
+            from_log.left_out
+        );
     }
     Ok(())
 }
@@ -135,7 +157,9 @@ fn documents(context: &Context, items: &[Timed]) -> Result<(), Failure> {
         let at_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
         let document = match item {
             Item::Output(data) => json!({ "at_ms": at_ms, "type": "output", "data": data }),
-            Item::Resize(columns, rows) => json!({ "at_ms": at_ms, "type": "resize", "columns": columns, "rows": rows }),
+            Item::Resize(columns, rows) => {
+                json!({ "at_ms": at_ms, "type": "resize", "columns": columns, "rows": rows })
+            }
             Item::Remark(text) => json!({ "at_ms": at_ms, "type": "remark", "text": text }),
             Item::Kernel(note) => json!({
                 "at_ms": at_ms, "type": "event", "index": note.index, "time_ns": note.time_ns, "text": note.text,
@@ -185,10 +209,15 @@ async fn log(console: &mut Console, session: &str, channel: String) -> Result<Fr
     Ok(found)
 }
 
-async fn recording(console: &mut Console, session: &str, channel: &str) -> Result<(Header, Vec<Event>), Failure> {
+async fn recording(
+    console: &mut Console,
+    session: &str,
+    channel: &str,
+) -> Result<(Header, Vec<Event>), Failure> {
     let request = RecordingRequest { session_id: session.to_owned(), channel_id: channel.to_owned() };
     let mut chunks = console.recording(request).await.map_err(|status| failure(&status))?.into_inner();
-    let damaged = |err: &crate::cast::CastError| Failure::failed("the recording cannot be played").because(err);
+    let damaged =
+        |err: &crate::cast::CastError| Failure::failed("the recording cannot be played").because(err);
     let mut parser = Parser::default();
     let mut events = Vec::new();
     let mut output = 0;
@@ -212,7 +241,13 @@ async fn recording(console: &mut Console, session: &str, channel: &str) -> Resul
 }
 
 /// As it is, to a new file that only its owner reads.
-async fn save(context: &Context, console: &mut Console, session: &str, channel: String, path: &Path) -> Result<(), Failure> {
+async fn save(
+    context: &Context,
+    console: &mut Console,
+    session: &str,
+    channel: String,
+    path: &Path,
+) -> Result<(), Failure> {
     let request = RecordingRequest { session_id: session.to_owned(), channel_id: channel };
     let mut chunks = console.recording(request).await.map_err(|status| failure(&status))?.into_inner();
     let cannot = |err: io::Error| Failure::failed(format!("cannot write `{}`", path.display())).because(&err);

@@ -57,7 +57,9 @@ pub async fn revoke(context: &Context, host: String, reason: String) -> Result<(
         context.out.json(&json!({ "host": host, "revoked": true }))?;
     } else {
         let host = safe(&host, 80);
-        context.out.line(format!("The sensor of {host} is shut out; {host} must join anew with a fresh token."))?;
+        context
+            .out
+            .line(format!("The sensor of {host} is shut out; {host} must join anew with a fresh token."))?;
     }
     Ok(())
 }

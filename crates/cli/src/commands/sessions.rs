@@ -40,8 +40,9 @@ pub async fn list(context: &Context, args: Sessions) -> Result<(), Failure> {
         out.line("No session.")?;
         return Ok(());
     }
-    let mut rows =
-        vec![["SESSION", "STARTED", "FOR", "WHO", "WHERE", "DENIED", "WHAT", "STATE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["SESSION", "STARTED", "FOR", "WHO", "WHERE", "DENIED", "WHAT", "STATE"].map(str::to_owned).to_vec(),
+    ];
     rows.extend(sessions.iter().map(row));
     let mut lines = columns(&rows).into_iter();
     if let Some(head) = lines.next() {

@@ -86,6 +86,9 @@ pub fn write(profile: &Profile, files: &SshFiles, rendered: &Rendered) -> Result
 /// Says which names were left out.
 pub fn warn(rendered: &Rendered) {
     for name in &rendered.left_out {
-        eprintln!("sallyport: left out `{}`: not a plain name, and it could mean something else to ssh", text::safe(name, 80));
+        eprintln!(
+            "sallyport: left out `{}`: not a plain name, and it could mean something else to ssh",
+            text::safe(name, 80)
+        );
     }
 }

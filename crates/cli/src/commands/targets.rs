@@ -40,7 +40,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         out.line("No target: the policy in force lets you open a session nowhere, or no host has joined.")?;
         return Ok(());
     }
-    let mut rows = vec![["HOST", "USERS", "STATE", "ENFORCED BY", "POLICY", "CONNECT WITH"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["HOST", "USERS", "STATE", "ENFORCED BY", "POLICY", "CONNECT WITH"].map(str::to_owned).to_vec()];
     rows.extend(answer.targets.iter().map(|target| {
         vec![
             safe(&target.host, 60),

@@ -61,9 +61,11 @@ pub async fn run(context: &Context, args: Verify) -> Result<(), Failure> {
             "its log was not signed with the key pinned at sign-in; ask the gateway's operator why before trusting it",
         )
     })?;
-    let notes: Vec<&str> = [&seen, &given].into_iter().flatten().map(|earlier| earlier.note.as_str()).collect();
+    let notes: Vec<&str> =
+        [&seen, &given].into_iter().flatten().map(|earlier| earlier.note.as_str()).collect();
     let mut check = LogCheck::new(&key, notes.into_iter().chain([newest.note.as_str()]));
-    let expected = [&seen, &given].into_iter().flatten().map(|earlier| earlier.checkpoint.size).max().unwrap_or(0);
+    let expected =
+        [&seen, &given].into_iter().flatten().map(|earlier| earlier.checkpoint.size).max().unwrap_or(0);
     check.expect_at_least(expected);
 
     let bar = progress(context, checkpoint.size);
@@ -112,7 +114,9 @@ fn earlier(path: &Path, key: &Verifier) -> Result<Option<Earlier>, Failure> {
     };
     let note = String::from_utf8(bytes).map_err(|err| doing().because(&err))?;
     let checkpoint = Checkpoint::open(&note, key).map_err(|err| {
-        doing().because(&err).next("it belongs to another log or key, or was altered; find out which before removing it")
+        doing()
+            .because(&err)
+            .next("it belongs to another log or key, or was altered; find out which before removing it")
     })?;
     Ok(Some(Earlier { note, checkpoint }))
 }
@@ -134,7 +138,9 @@ pub fn progress(context: &Context, records: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(records), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} records, {per_sec}, {eta} left") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} records, {per_sec}, {eta} left")
+    {
         bar.set_style(style);
     }
     bar
@@ -183,13 +189,25 @@ pub fn say(context: &Context, report: &Report, key: &Verifier, since: Option<u64
         out.line("The log is empty: no record, and no checkpoint to hold it against.")?;
         return Ok(());
     };
-    out.line(format!("{}: {} records are exactly those that were signed.", out.look(Look::Green, "Verified"), proved.size))?;
+    out.line(format!(
+        "{}: {} records are exactly those that were signed.",
+        out.look(Look::Green, "Verified"),
+        proved.size
+    ))?;
     out.line(format!("  root:       {}", hex::encode(proved.root)))?;
-    out.line(format!("  checkpoint: of {} records, the newest from {}", proved.size, clock::stamp_ns(report.proved_time_ns)))?;
+    out.line(format!(
+        "  checkpoint: of {} records, the newest from {}",
+        proved.size,
+        clock::stamp_ns(report.proved_time_ns)
+    ))?;
     out.line(format!("  key:        {}", safe(&key.to_string(), 200)))?;
     out.line(match since {
-        Some(new) => format!("  history:    contains all that this computer saw last time; {new} records are new since"),
-        None => "  history:    first time on this computer; the checkpoint is kept for the next time".to_owned(),
+        Some(new) => format!(
+            "  history:    contains all that this computer saw last time; {new} records are new since"
+        ),
+        None => {
+            "  history:    first time on this computer; the checkpoint is kept for the next time".to_owned()
+        }
     })?;
     if report.owned_up > 0 {
         out.line(format!("  loss:       {} records never arrived; the log says so itself", report.owned_up))?;
@@ -206,7 +224,8 @@ pub fn offline_key(context: &Context, args: &Verify) -> Result<Verifier, Failure
     if let Some(key) = &args.log_key {
         return log_key(key);
     }
-    let pinned = context.gateway().ok().and_then(|gateway| profile::load(&context.folders, &gateway).ok().flatten());
+    let pinned =
+        context.gateway().ok().and_then(|gateway| profile::load(&context.folders, &gateway).ok().flatten());
     log_key(pinned.map(|profile| profile.log_key).unwrap_or_default().as_str())
 }
 
@@ -215,5 +234,6 @@ pub fn offline_key(context: &Context, args: &Verify) -> Result<Verifier, Failure
 /// # Errors
 /// It cannot be read.
 pub fn read_note(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|err| Failure::failed(format!("cannot read `{}`", path.display())).because(&err))
+    fs::read_to_string(path)
+        .map_err(|err| Failure::failed(format!("cannot read `{}`", path.display())).because(&err))
 }

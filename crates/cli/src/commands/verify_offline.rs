@@ -25,8 +25,9 @@ pub fn run(context: &Context, args: &Verify, dir: &Path) -> Result<(), Failure> 
             .next(format!("name the gateway's state folder, or the folder with `{FILE}`"))
     })?;
     let earlier = args.from_checkpoint.as_deref().map(verify::read_note).transpose()?;
-    let report = check(context, &path, &key, earlier.as_deref())
-        .map_err(|err| Failure::failed(format!("cannot read the evidence log `{}`", path.display())).because(&err))?;
+    let report = check(context, &path, &key, earlier.as_deref()).map_err(|err| {
+        Failure::failed(format!("cannot read the evidence log `{}`", path.display())).because(&err)
+    })?;
     if report.holds()
         && let (Some(save), Some(note)) = (&args.save_checkpoint, newest_note(&path))
     {

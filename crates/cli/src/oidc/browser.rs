@@ -14,9 +14,13 @@ pub fn open(address: &str) -> bool {
     if !graphical {
         return false;
     }
-    let chosen = std::env::var("BROWSER").ok().filter(|name| !name.is_empty() && !name.contains([' ', ':', '%']));
-    let known: &[&str] =
-        if cfg!(target_os = "macos") { &["open"] } else { &["xdg-open", "wslview", "sensible-browser", "x-www-browser"] };
+    let chosen =
+        std::env::var("BROWSER").ok().filter(|name| !name.is_empty() && !name.contains([' ', ':', '%']));
+    let known: &[&str] = if cfg!(target_os = "macos") {
+        &["open"]
+    } else {
+        &["xdg-open", "wslview", "sensible-browser", "x-www-browser"]
+    };
     chosen.as_deref().into_iter().chain(known.iter().copied()).any(|program| {
         let started = Command::new(program)
             .arg(address)

@@ -97,7 +97,9 @@ impl HttpClient {
                 .map_err(|err| HttpError::Body { host: host.clone(), err })?;
             Ok(HttpResponse::from_parts(parts, body.to_bytes().to_vec()))
         };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(HttpError::Silent(host.clone())))
+        tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .unwrap_or_else(|_| Err(HttpError::Silent(host.clone())))
     }
 }
 
@@ -120,10 +122,18 @@ mod tests {
 
     #[test]
     fn plain_http_stays_on_this_computer() {
-        for target in ["https://idp.example.org/x", "http://127.0.0.1:5556/x", "http://[::1]/", "http://localhost:1/"] {
+        for target in
+            ["https://idp.example.org/x", "http://127.0.0.1:5556/x", "http://[::1]/", "http://localhost:1/"]
+        {
             assert!(may_send(target), "{target}");
         }
-        for target in ["http://idp.example.org/", "http://127.0.0.1.example.org/", "http://10.0.0.1/", "ftp://localhost/", "x"] {
+        for target in [
+            "http://idp.example.org/",
+            "http://127.0.0.1.example.org/",
+            "http://10.0.0.1/",
+            "ftp://localhost/",
+            "x",
+        ] {
             assert!(!may_send(target), "{target}");
         }
     }

@@ -1,4 +1,5 @@
-//! The browser's way back: an HTTP listener on 127.0.0.1 that takes one answer to the question we asked.
+//! The browser's way back: an HTTP listener on 127.0.0.1 that takes one answer to the question we asked. Where
+//! the browser runs on another computer, a person may paste the address at which it ended up.
 //!
 //! Anybody on this computer can talk to it, so nothing counts without the `state` that went out with the
 //! question; whatever lacks it gets a page and is otherwise ignored.
@@ -68,11 +69,16 @@ impl Listener {
         format!("http://127.0.0.1:{}{CALLBACK}", self.port)
     }
 
-    /// Waits for the answer that carries this state.
+    /// Waits for the answer that carries this state. `pasted` gives lines that a person enters.
     ///
     /// # Errors
     /// It does not come in time.
-    pub async fn answer(self, state: &str, patience: Duration) -> Result<Answer, LoopbackError> {
+    pub async fn answer(
+        self,
+        state: &str,
+        patience: Duration,
+        pasted: Option<mpsc::Receiver<String>>,
+    ) -> Result<Answer, LoopbackError> {
         let (found, mut answers) = mpsc::channel(1);
         let state: Arc<str> = state.into();
         let accept = async {
@@ -102,6 +108,7 @@ impl Listener {
             tokio::select! {
                 () = accept => None,
                 answer = answers.recv() => answer,
+                answer = from_paste(pasted, &state) => Some(answer),
             }
         });
         let answer = received.await.ok().flatten().ok_or(LoopbackError::Silent(patience))?;
@@ -111,9 +118,29 @@ impl Listener {
     }
 }
 
+/// The answer in an address that was pasted; never ends without one.
+async fn from_paste(lines: Option<mpsc::Receiver<String>>, state: &str) -> Answer {
+    if let Some(mut lines) = lines {
+        while let Some(line) = lines.recv().await {
+            let query =
+                line.trim().split_once('?').map(|(_, query)| query.split('#').next().unwrap_or_default());
+            match query.and_then(|query| read(query, state)) {
+                Some(answer) => return answer,
+                None if line.trim().is_empty() => {}
+                None => eprintln!("That is not the address of this sign-in. Waiting…"),
+            }
+        }
+    }
+    std::future::pending().await
+}
+
 fn respond(request: &Request<Incoming>, state: &str, found: &mpsc::Sender<Answer>) -> Response<Full<Bytes>> {
     if request.uri().path() != CALLBACK || request.method() != Method::GET {
-        return page(StatusCode::NOT_FOUND, "Nothing here", "This is the sallyport command waiting for a sign-in.");
+        return page(
+            StatusCode::NOT_FOUND,
+            "Nothing here",
+            "This is the sallyport command waiting for a sign-in.",
+        );
     }
     match read(request.uri().query().unwrap_or_default(), state) {
         None => page(
@@ -139,7 +166,9 @@ fn respond(request: &Request<Incoming>, state: &str, found: &mpsc::Sender<Answer
 /// The answer in a query, if it carries that state.
 fn read(query: &str, state: &str) -> Option<Answer> {
     let field = |name: &str| {
-        form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        form_urlencoded::parse(query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
     };
     if field("state")? != state {
         return None;
@@ -211,7 +240,7 @@ mod tests {
     async fn waits_through_noise_for_the_answer() {
         let listener = Listener::open().await.expect("listens");
         let port = listener.port;
-        let waiting = tokio::spawn(listener.answer("right", Duration::from_secs(10)));
+        let waiting = tokio::spawn(listener.answer("right", Duration::from_secs(10), None));
         assert!(fetch(port, "/favicon.ico").await.starts_with("HTTP/1.1 404"));
         let forged = fetch(port, "/callback?code=evil&state=wrong").await;
         assert!(forged.starts_with("HTTP/1.1 400") && !forged.contains("evil"));
@@ -223,7 +252,20 @@ mod tests {
     #[tokio::test]
     async fn gives_up() {
         let listener = Listener::open().await.expect("listens");
-        let waited = listener.answer("s", Duration::from_millis(50)).await;
+        let waited = listener.answer("s", Duration::from_millis(50), None).await;
         assert!(matches!(waited, Err(LoopbackError::Silent(_))));
+    }
+
+    #[tokio::test]
+    async fn takes_a_pasted_address() {
+        let listener = Listener::open().await.expect("listens");
+        let (paste, pasted) = mpsc::channel(4);
+        let waiting = tokio::spawn(listener.answer("right", Duration::from_secs(10), Some(pasted)));
+        for line in ["what?\n", "http://127.0.0.1:1/callback?code=evil&state=wrong\n"] {
+            paste.send(line.to_owned()).await.expect("taken");
+        }
+        paste.send(" http://127.0.0.1:1/callback?code=good&state=right#x\n".to_owned()).await.expect("taken");
+        let answer = waiting.await.expect("task").expect("answer");
+        assert_eq!(answer.code, Ok("good".to_owned()));
     }
 }

@@ -12,6 +12,8 @@ use openidconnect::{
     core::{CoreAuthenticationFlow, CoreClient, CoreProviderMetadata},
 };
 
+use tokio::sync::mpsc;
+
 use self::{
     http::{HttpClient, HttpError},
     loopback::{Listener, LoopbackError},
@@ -77,13 +79,15 @@ pub enum SignInError {
     Invalid(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Runs the sign-in. `show` gets the address to open, once the listener waits for the answer.
+/// Runs the sign-in. `show` gets the address to open, once the listener waits for the answer; `pasted` gives
+/// lines that a person enters instead.
 ///
 /// # Errors
 /// See [`SignInError`].
 pub async fn sign_in(
     provider: &Provider,
     patience: Duration,
+    pasted: Option<mpsc::Receiver<String>>,
     show: impl FnOnce(&str),
 ) -> Result<Proof, SignInError> {
     let http = HttpClient::new()?;
@@ -99,8 +103,9 @@ pub async fn sign_in(
     let listener = Listener::open().await?;
     let redirect = RedirectUrl::new(listener.redirect_uri())
         .map_err(|_| SignInError::Issuer(listener.redirect_uri()))?;
-    let client = CoreClient::from_provider_metadata(metadata, ClientId::new(provider.client_id.clone()), None)
-        .set_redirect_uri(redirect);
+    let client =
+        CoreClient::from_provider_metadata(metadata, ClientId::new(provider.client_id.clone()), None)
+            .set_redirect_uri(redirect);
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let scopes = provider.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new);
     let (address, state, nonce) = client
@@ -110,18 +115,23 @@ pub async fn sign_in(
         .url();
 
     show(address.as_str());
-    let answer = listener.answer(state.secret(), patience).await?;
+    let answer = listener.answer(state.secret(), patience, pasted).await?;
     if let Some(from) = answer.issuer.filter(|from| *from != provider.issuer) {
         return Err(SignInError::MixedUp(text::safe(&from, 200)));
     }
     let code = answer.code.map_err(|refusal| SignInError::Refused(text::safe(&refusal, 300)))?;
 
-    let exchange = client.exchange_code(AuthorizationCode::new(code)).map_err(|err| SignInError::Exchange(Box::new(err)))?;
-    let tokens = exchange.set_pkce_verifier(verifier).request_async(&send).await.map_err(|err| match err {
-        // Its Display says only that the server answered with an error.
-        RequestTokenError::ServerResponse(answer) => SignInError::Refused(text::safe(&answer.to_string(), 300)),
-        other => SignInError::Exchange(Box::new(other)),
-    })?;
+    let exchange = client
+        .exchange_code(AuthorizationCode::new(code))
+        .map_err(|err| SignInError::Exchange(Box::new(err)))?;
+    let tokens =
+        exchange.set_pkce_verifier(verifier).request_async(&send).await.map_err(|err| match err {
+            // Its Display says only that the server answered with an error.
+            RequestTokenError::ServerResponse(answer) => {
+                SignInError::Refused(text::safe(&answer.to_string(), 300))
+            }
+            other => SignInError::Exchange(Box::new(other)),
+        })?;
     let id_token = tokens.id_token().ok_or(SignInError::NoIdToken)?;
     let verifier = client.id_token_verifier();
     let claims = id_token.claims(&verifier, &nonce).map_err(|err| SignInError::Invalid(Box::new(err)))?;

@@ -70,7 +70,15 @@ impl Player {
     /// At the start.
     #[must_use]
     pub fn new(items: Vec<Timed>, speed: f64, idle_limit: Duration) -> Self {
-        Self { items, next: 0, anchor: Duration::ZERO, waited: Duration::ZERO, idle_limit, speed, paused: false }
+        Self {
+            items,
+            next: 0,
+            anchor: Duration::ZERO,
+            waited: Duration::ZERO,
+            idle_limit,
+            speed,
+            paused: false,
+        }
     }
 
     /// All items.
@@ -117,7 +125,9 @@ impl Player {
         let first = self.next;
         if !self.paused {
             // A machine that slept for a week must not overflow.
-            self.waited = self.waited.saturating_add(Duration::from_secs_f64(elapsed.as_secs_f64().min(1e6) * self.speed));
+            self.waited = self
+                .waited
+                .saturating_add(Duration::from_secs_f64(elapsed.as_secs_f64().min(1e6) * self.speed));
             while let Some(pause) = self.pause() {
                 if self.waited < pause {
                     break;
@@ -136,7 +146,11 @@ impl Player {
         let from = self.next;
         self.next = self.items.partition_point(|timed| timed.at <= to);
         (self.anchor, self.waited) = (to, Duration::ZERO);
-        if self.next >= from { Effect::Skip { from, to: self.next } } else { Effect::Redraw { to: self.next } }
+        if self.next >= from {
+            Effect::Skip { from, to: self.next }
+        } else {
+            Effect::Redraw { to: self.next }
+        }
     }
 
     /// A key was pressed.
@@ -165,8 +179,9 @@ mod tests {
 
     /// Items at 0 s, 1 s, 2 s, 60 s.
     fn player(speed: f64) -> Player {
-        let items =
-            [0, 1000, 2000, 60_000].map(|at| Timed { at: ms(at), item: Item::Output(at.to_string()) }).to_vec();
+        let items = [0, 1000, 2000, 60_000]
+            .map(|at| Timed { at: ms(at), item: Item::Output(at.to_string()) })
+            .to_vec();
         Player::new(items, speed, ms(3000))
     }
 

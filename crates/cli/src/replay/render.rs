@@ -69,7 +69,9 @@ impl Render {
             Item::Remark(text) => self.note(&format!("recorder: {text}"), false, timed.at, out),
             // The player's terminal has the size that it has.
             Item::Resize(..) => {}
-            Item::Exit(status) => self.note(&format!("ended with status {status}"), status != "0", timed.at, out),
+            Item::Exit(status) => {
+                self.note(&format!("ended with status {status}"), status != "0", timed.at, out)
+            }
         }
     }
 

@@ -183,8 +183,11 @@ impl Screen {
 
     /// Those of the modes that only change what is seen.
     fn modes(&mut self, modes: &str, last: char) -> Option<String> {
-        let visible: Vec<u16> =
-            modes.split(';').filter_map(|mode| mode.parse().ok()).filter(|mode| VISIBLE_MODES.contains(mode)).collect();
+        let visible: Vec<u16> = modes
+            .split(';')
+            .filter_map(|mode| mode.parse().ok())
+            .filter(|mode| VISIBLE_MODES.contains(mode))
+            .collect();
         if visible.iter().any(|mode| ALTERNATE.contains(mode)) {
             self.alternate = last == 'h';
         }
@@ -193,7 +196,11 @@ impl Screen {
     }
 
     fn colour(&mut self, parameters: &str) {
-        if parameters.is_empty() || parameters == "0" || parameters.starts_with("0;") || self.colours.len() > 512 {
+        if parameters.is_empty()
+            || parameters == "0"
+            || parameters.starts_with("0;")
+            || self.colours.len() > 512
+        {
             self.colours.clear();
         }
         if !matches!(parameters, "" | "0") {
@@ -235,23 +242,23 @@ mod tests {
     #[test]
     fn what_would_reach_beyond_the_screen_does_not_pass() {
         for text in [
-            "\x1b]52;c;ZXZpbA==\x07",     // clipboard
-            "\x1b]0;title\x1b\\",         // title
-            "\x1b[c",                     // who are you
-            "\x1b[6n",                    // where is the cursor
-            "\x1b[>0q",                   // which version
-            "\x1b[21t",                   // report the title: it would be typed in
-            "\x1bP$qm\x1b\\",             // request a setting
-            "\x1b[?1000h",                // mouse reports
-            "\x1b[?2004h",                // bracketed paste
-            "\x1b[>1u\x1b[?u",            // keyboard protocol
-            "\x1b[>4;2m",                 // modified keys
-            "\x1b[?$p\x1b[5i",            // mode request, print
-            "\x05",                       // answer back
-            "\x1bZ",                      // identify
-            "\u{9b}6n\u{9d}0;x\u{9c}",    // the same in eight bits
-            "\x1b_payload\x1b\\",         // application command
-            "\x07",                       // bell
+            "\x1b]52;c;ZXZpbA==\x07",  // clipboard
+            "\x1b]0;title\x1b\\",      // title
+            "\x1b[c",                  // who are you
+            "\x1b[6n",                 // where is the cursor
+            "\x1b[>0q",                // which version
+            "\x1b[21t",                // report the title: it would be typed in
+            "\x1bP$qm\x1b\\",          // request a setting
+            "\x1b[?1000h",             // mouse reports
+            "\x1b[?2004h",             // bracketed paste
+            "\x1b[>1u\x1b[?u",         // keyboard protocol
+            "\x1b[>4;2m",              // modified keys
+            "\x1b[?$p\x1b[5i",         // mode request, print
+            "\x05",                    // answer back
+            "\x1bZ",                   // identify
+            "\u{9b}6n\u{9d}0;x\u{9c}", // the same in eight bits
+            "\x1b_payload\x1b\\",      // application command
+            "\x07",                    // bell
         ] {
             assert_eq!(shown(text), "", "{text:?}");
         }

@@ -7,8 +7,7 @@ use sallyport_evidence::record::{Kind, Record};
 use crate::{
     cast::{self, What},
     out::Out,
-    record_line,
-    text,
+    record_line, text,
 };
 
 /// A record that belongs to the recording.
@@ -104,7 +103,11 @@ fn is_about_refusal(label: &str) -> bool {
 /// the channel's opening is exact, if it fits.
 #[must_use]
 pub fn start_ns(header: &cast::Header, opened_ns: Option<u64>) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and the cast saturates")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and the cast saturates"
+    )]
     let header_ns = (header.timestamp.unwrap_or(0.0) * 1e9) as u64;
     match opened_ns {
         Some(opened) if header_ns == 0 || opened.abs_diff(header_ns) < 3_000_000_000 => opened,
@@ -126,8 +129,17 @@ mod tests {
 
     #[test]
     fn in_order() {
-        let marker = |ms, label: &str| cast::Event { at: Duration::from_millis(ms), what: What::Marker(label.to_owned()) };
-        let events = vec![output(0, "a"), output(100, "b"), marker(110, "blocked x"), marker(110, "binary"), output(200, "c")];
+        let marker = |ms, label: &str| cast::Event {
+            at: Duration::from_millis(ms),
+            what: What::Marker(label.to_owned()),
+        };
+        let events = vec![
+            output(0, "a"),
+            output(100, "b"),
+            marker(110, "blocked x"),
+            marker(110, "binary"),
+            output(200, "c"),
+        ];
         let merged = merge(events, vec![note(150, 3), note(50, 2), note(999, 4)], 5_000_000_000);
         let shape: Vec<String> = merged
             .iter()

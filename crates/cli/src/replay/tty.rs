@@ -31,7 +31,8 @@ impl Settings {
         let stdin = io::stdin();
         let before = termios::tcgetattr(stdin.as_fd())?;
         let mut keys = before.clone();
-        keys.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN);
+        keys.local_flags
+            .remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN);
         keys.control_chars[SpecialCharacterIndices::VMIN as usize] = 0;
         keys.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
         termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &keys)?;

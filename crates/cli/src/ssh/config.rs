@@ -138,15 +138,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("config");
         std::fs::write(&path, &rendered.text).expect("written");
-        let output = Command::new("ssh").arg("-G").arg("-F").arg(&path).args(args).output().expect("ssh runs");
+        let output =
+            Command::new("ssh").arg("-G").arg("-F").arg(&path).args(args).output().expect("ssh runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     }
 
     #[test]
     fn openssh_understands_it() {
-        let rendered =
-            render(&files(), &door(), &[target("web-1", &["root"]), target("db", &["app", "dba"])], Via::Direct);
+        let rendered = render(
+            &files(),
+            &door(),
+            &[target("web-1", &["root"]), target("db", &["app", "dba"])],
+            Via::Direct,
+        );
         assert!(rendered.left_out.is_empty());
         let shown = asked(&rendered, &["web-1"]);
         for line in [
@@ -160,7 +165,10 @@ mod tests {
         ] {
             assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
         }
-        assert!(asked(&rendered, &["db"]).contains("\nuser db\n") || asked(&rendered, &["db"]).starts_with("user db\n"));
+        assert!(
+            asked(&rendered, &["db"]).contains("\nuser db\n")
+                || asked(&rendered, &["db"]).starts_with("user db\n")
+        );
         assert!(asked(&rendered, &["db+dba"]).contains("user db+dba\n"));
     }
 

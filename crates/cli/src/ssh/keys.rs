@@ -63,7 +63,11 @@ impl Pair {
     pub fn accept(&self, line: &str) -> Result<Certificate, KeyError> {
         let certificate = Certificate::from_openssh(line.trim()).map_err(KeyError::Certificate)?;
         let ours = certificate.public_key() == self.0.public_key().key_data();
-        if ours && certificate.cert_type() == CertType::User { Ok(certificate) } else { Err(KeyError::NotOurs) }
+        if ours && certificate.cert_type() == CertType::User {
+            Ok(certificate)
+        } else {
+            Err(KeyError::NotOurs)
+        }
     }
 
     /// Writes key and certificate where ssh will be told to find them.
@@ -148,8 +152,12 @@ mod tests {
             .output()
             .expect("ssh-keygen runs");
         assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
-        let derived =
-            std::process::Command::new("ssh-keygen").arg("-y").arg("-f").arg(files.key()).output().expect("runs");
+        let derived = std::process::Command::new("ssh-keygen")
+            .arg("-y")
+            .arg("-f")
+            .arg(files.key())
+            .output()
+            .expect("runs");
         let line = String::from_utf8(derived.stdout).expect("text");
         assert!(line.starts_with(pair.public_line().expect("line").trim_end_matches(" sallyport")), "{line}");
         assert!(forget(&files).expect("removed"));

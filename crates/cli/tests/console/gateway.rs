@@ -61,7 +61,8 @@ impl Gateway {
         ca.distinguished_name.push(rcgen::DnType::CommonName, "test CA");
         let ca_cert = ca.self_signed(&ca_key).expect("a CA");
         let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("parameters");
+        let leaf =
+            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("parameters");
         let leaf = leaf.signed_by(&key, &CaIssuer::new(ca, ca_key)).expect("a certificate");
         let chain = format!("{}{}", leaf.pem(), ca_cert.pem());
 
@@ -169,8 +170,13 @@ impl Console for Gateway {
         }
         assert_eq!(request.access_token, "access-secret");
         let key = PublicKey::from_openssh(&request.ssh_public_key).expect("a public key");
-        let mut builder = Builder::new(vec![3; 16], key.key_data().clone(), 1, in_an_hour()).expect("a builder");
-        builder.cert_type(CertType::User).expect("kind").valid_principal("alice@example.org").expect("principal");
+        let mut builder =
+            Builder::new(vec![3; 16], key.key_data().clone(), 1, in_an_hour()).expect("a builder");
+        builder
+            .cert_type(CertType::User)
+            .expect("kind")
+            .valid_principal("alice@example.org")
+            .expect("principal");
         let certificate = builder.sign(&ssh_ca(1)).expect("signed");
         self.state().signed_out = false;
         Ok(Response::new(SignInResponse {
@@ -200,12 +206,18 @@ impl Console for Gateway {
         }))
     }
 
-    async fn list_targets(&self, request: Request<ListTargetsRequest>) -> Result<Response<ListTargetsResponse>, Status> {
+    async fn list_targets(
+        &self,
+        request: Request<ListTargetsRequest>,
+    ) -> Result<Response<ListTargetsResponse>, Status> {
         self.admit(&request)?;
         Ok(Response::new(ListTargetsResponse { targets: self.state().targets.clone() }))
     }
 
-    async fn push_policy(&self, request: Request<PushPolicyRequest>) -> Result<Response<PushPolicyResponse>, Status> {
+    async fn push_policy(
+        &self,
+        request: Request<PushPolicyRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
         self.admit(&request)?;
         let mut state = self.state();
         state.pushed.push(request.into_inner());
@@ -230,11 +242,18 @@ impl Console for Gateway {
         Ok(Response::new(ListSessionsResponse { sessions: self.state().sessions.clone() }))
     }
 
-    async fn end_session(&self, request: Request<EndSessionRequest>) -> Result<Response<EndSessionResponse>, Status> {
+    async fn end_session(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
         self.admit(&request)?;
         let id = request.into_inner().session_id;
         let known = self.state().sessions.iter().any(|session| session.session_id == id);
-        if known { Ok(Response::new(EndSessionResponse {})) } else { Err(Status::not_found("no such session")) }
+        if known {
+            Ok(Response::new(EndSessionResponse {}))
+        } else {
+            Err(Status::not_found("no such session"))
+        }
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Entries>, Status> {
@@ -261,7 +280,10 @@ impl Console for Gateway {
         Ok(Response::new(self.entries(|index| index >= from_index && index < to_index)))
     }
 
-    async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Result<Response<CheckpointResponse>, Status> {
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointRequest>,
+    ) -> Result<Response<CheckpointResponse>, Status> {
         self.admit(&request)?;
         let signer = self.signer();
         let mut frontier = Frontier::new();
@@ -270,7 +292,8 @@ impl Console for Gateway {
         for record in &state.records[..signed] {
             frontier.push(leaf_hash(record));
         }
-        let checkpoint = Checkpoint { origin: "gateway.test".to_owned(), size: state.signed, root: frontier.root() };
+        let checkpoint =
+            Checkpoint { origin: "gateway.test".to_owned(), size: state.signed, root: frontier.root() };
         let note = checkpoint.sign(&signer).expect("signed");
         Ok(Response::new(CheckpointResponse { note, log_key: signer.verifier().to_string() }))
     }

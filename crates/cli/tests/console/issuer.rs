@@ -13,8 +13,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use openidconnect::{
-    AccessToken, Audience, EmptyAdditionalClaims, EmptyExtraTokenFields, EndUserEmail, IssuerUrl, JsonWebKeyId, Nonce,
-    PrivateSigningKey, StandardClaims, SubjectIdentifier,
+    AccessToken, Audience, EmptyAdditionalClaims, EmptyExtraTokenFields, EndUserEmail, IssuerUrl,
+    JsonWebKeyId, Nonce, PrivateSigningKey, StandardClaims, SubjectIdentifier,
     core::{
         CoreEdDsaPrivateSigningKey, CoreIdToken, CoreIdTokenClaims, CoreIdTokenFields, CoreJsonWebKeySet,
         CoreJwsSigningAlgorithm, CoreTokenResponse, CoreTokenType,
@@ -49,8 +49,11 @@ impl Issuer {
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address: SocketAddr = tcp.local_addr().expect("an address");
         let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let issuer =
-            Self { url: format!("http://{address}"), asked: Arc::default(), key_pem: key.serialize_pem().into() };
+        let issuer = Self {
+            url: format!("http://{address}"),
+            asked: Arc::default(),
+            key_pem: key.serialize_pem().into(),
+        };
         let serving = issuer.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = tcp.accept().await {
@@ -84,7 +87,10 @@ impl Issuer {
         };
         self.lock().insert(code.clone(), asked);
         let mut back = Url::parse(&query["redirect_uri"]).expect("an address");
-        back.query_pairs_mut().append_pair("code", &code).append_pair("state", &query["state"]).append_pair("iss", &self.url);
+        back.query_pairs_mut()
+            .append_pair("code", &code)
+            .append_pair("state", &query["state"])
+            .append_pair("iss", &self.url);
         back.to_string()
     }
 
@@ -93,7 +99,8 @@ impl Issuer {
     }
 
     fn key(&self) -> CoreEdDsaPrivateSigningKey {
-        CoreEdDsaPrivateSigningKey::from_ed25519_pem(&self.key_pem, Some(JsonWebKeyId::new("k1".to_owned()))).expect("a key")
+        CoreEdDsaPrivateSigningKey::from_ed25519_pem(&self.key_pem, Some(JsonWebKeyId::new("k1".to_owned())))
+            .expect("a key")
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -136,7 +143,10 @@ impl Issuer {
         // A code is good once.
         let asked = self.lock().remove(form.get("code")?)?;
         let proved = URL_SAFE_NO_PAD.encode(Sha256::digest(form.get("code_verifier")?));
-        if proved != asked.challenge || form.get("redirect_uri")? != &asked.redirect || form.get("client_id")? != CLIENT {
+        if proved != asked.challenge
+            || form.get("redirect_uri")? != &asked.redirect
+            || form.get("client_id")? != CLIENT
+        {
             return None;
         }
         let access = AccessToken::new("access-secret".to_owned());
@@ -153,7 +163,8 @@ impl Issuer {
         )
         .set_nonce(Some(Nonce::new(asked.nonce)));
         // The access token's hash is left out: the library that signs has none for Ed25519.
-        let id_token = CoreIdToken::new(claims, &self.key(), CoreJwsSigningAlgorithm::EdDsa, None, None).ok()?;
+        let id_token =
+            CoreIdToken::new(claims, &self.key(), CoreJwsSigningAlgorithm::EdDsa, None, None).ok()?;
         let answer = CoreTokenResponse::new(
             access,
             CoreTokenType::Bearer,

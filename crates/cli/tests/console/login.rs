@@ -70,7 +70,9 @@ async fn signs_in_sets_ssh_up_and_signs_out() {
     let ran = person.run(&["logout"]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(gateway.state().signed_out, "the gateway was told");
-    assert!(!person.path(".ssh/sallyport/key").exists() && !person.path(".ssh/sallyport/key-cert.pub").exists());
+    assert!(
+        !person.path(".ssh/sallyport/key").exists() && !person.path(".ssh/sallyport/key-cert.pub").exists()
+    );
     let ran = person.run(&["whoami"]).await;
     assert_eq!(ran.code, 3, "{ran:?}");
     assert!(ran.stderr.contains("sallyport login"), "{ran:?}");
@@ -93,12 +95,14 @@ async fn the_key_goes_into_the_agent_and_out_again() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let list = || {
-        let output = Command::new("ssh-add").arg("-l").env("SSH_AUTH_SOCK", &socket).output().expect("ssh-add runs");
+        let output =
+            Command::new("ssh-add").arg("-l").env("SSH_AUTH_SOCK", &socket).output().expect("ssh-add runs");
         String::from_utf8(output.stdout).expect("text")
     };
     assert!(!list().contains("ED25519"), "empty at first");
 
-    let args = ["--json", "--gateway", &gateway.url, "login", "--no-browser", "--ca-sha256", &gateway.ca_sha256];
+    let args =
+        ["--json", "--gateway", &gateway.url, "login", "--no-browser", "--ca-sha256", &gateway.ca_sha256];
     let mut child = person
         .command(&args)
         .env("SSH_AUTH_SOCK", &socket)

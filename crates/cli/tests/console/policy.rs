@@ -13,7 +13,8 @@ const RULE: &str = "@id(\"ops\")\n@reason(\"operators work here\")\npermit (prin
 fn bundle(person: &Person, rule: &str) -> String {
     let dir = person.path("bundle");
     fs::create_dir_all(&dir).expect("made");
-    fs::write(dir.join("bundle.toml"), "schema = 1\nname = \"test\"\ncontact = \"security@example.org\"\n").expect("written");
+    fs::write(dir.join("bundle.toml"), "schema = 1\nname = \"test\"\ncontact = \"security@example.org\"\n")
+        .expect("written");
     let group = "[{ \"uid\": { \"type\": \"Group\", \"id\": \"ops\" }, \"attrs\": {}, \"parents\": [] }]";
     fs::write(dir.join("entities.json"), group).expect("written");
     fs::write(dir.join("rules.cedar"), rule).expect("written");
@@ -47,7 +48,16 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
     let (gateway, person) = signed_in().await;
     let dir = bundle(&person, RULE);
     let git = |args: &[&str]| {
-        let names = ["-C", &dir, "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-c", "commit.gpgsign=false"];
+        let names = [
+            "-C",
+            &dir,
+            "-c",
+            "user.name=Ann",
+            "-c",
+            "user.email=ann@example.org",
+            "-c",
+            "commit.gpgsign=false",
+        ];
         let ran = Command::new("git").args(names).args(args).output().expect("git runs");
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     };
@@ -68,10 +78,16 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
     };
     let ran = person.run(&["policy", "push", &dir]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stdout.contains("web-1: in force") && ran.stdout.contains("web-2: has not answered yet"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("web-1: in force") && ran.stdout.contains("web-2: has not answered yet"),
+        "{ran:?}"
+    );
     let pushed = gateway.state().pushed.remove(0);
     assert_eq!(pushed.archive, archive.to_archive());
-    assert_eq!((pushed.author.as_str(), pushed.message.as_str()), ("Ann <ann@example.org>", "Let operators in"));
+    assert_eq!(
+        (pushed.author.as_str(), pushed.message.as_str()),
+        ("Ann <ann@example.org>", "Let operators in")
+    );
     assert_eq!(pushed.commit.len(), 40);
 
     gateway.state().push_answer.sensors = vec![sensor("web-1", "old", "the tables do not fit")];
@@ -95,7 +111,10 @@ async fn shows_what_is_in_force() {
     let out = person.path("out");
     let out = out.to_str().expect("utf-8");
     assert_eq!(person.run(&["policy", "show", "--extract", out]).await.code, 0);
-    assert_eq!(Bundle::read_dir(out.as_ref()).expect("a bundle").version(), Bundle::read_dir(dir.as_ref()).expect("one").version());
+    assert_eq!(
+        Bundle::read_dir(out.as_ref()).expect("a bundle").version(),
+        Bundle::read_dir(dir.as_ref()).expect("one").version()
+    );
     let ran = person.run(&["policy", "show", "--extract", out]).await;
     assert_eq!(ran.code, 2, "nothing is overwritten: {ran:?}");
 }

@@ -76,7 +76,11 @@ async fn sessions() {
         local_user: "root".to_owned(),
         started_at_ms: 1_795_352_934_123,
         denials: 2,
-        channels: vec![ChannelInfo { channel_id: "c1".to_owned(), what: "shell".to_owned(), ..ChannelInfo::default() }],
+        channels: vec![ChannelInfo {
+            channel_id: "c1".to_owned(),
+            what: "shell".to_owned(),
+            ..ChannelInfo::default()
+        }],
         ..SessionInfo::default()
     }];
     let ran = person.run(&["sessions"]).await;
@@ -92,7 +96,14 @@ async fn sessions() {
 async fn join_tokens() {
     let (gateway, person) = signed_in().await;
     let ran = person.run(&["sensor", "token", "web-2"]).await;
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "join-me\n"), "alone on standard output, to pipe into a file");
-    assert!(ran.stderr.contains(&gateway.ca_sha256) && ran.stderr.contains("sallyport-sensor join"), "{ran:?}");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "join-me\n"),
+        "alone on standard output, to pipe into a file"
+    );
+    assert!(
+        ran.stderr.contains(&gateway.ca_sha256) && ran.stderr.contains("sallyport-sensor join"),
+        "{ran:?}"
+    );
     assert_eq!(person.run(&["sensor", "revoke", "nobody"]).await.code, 1);
 }

@@ -49,7 +49,8 @@ async fn to_a_pipe_without_waiting() {
     let ran = person.run(&["replay", "s1", "--no-events"]).await;
     assert!(!ran.stdout.contains("BLOCKED"), "{ran:?}");
     let ran = person.run(&["--json", "replay", "s1"]).await;
-    let kinds: Vec<String> = ran.documents().iter().map(|item| item["type"].as_str().expect("a type").to_owned()).collect();
+    let kinds: Vec<String> =
+        ran.documents().iter().map(|item| item["type"].as_str().expect("a type").to_owned()).collect();
     assert_eq!(kinds, ["output", "event", "output", "output", "exit"]);
 
     let saved = person.path("x.cast");

@@ -27,7 +27,10 @@ async fn a_sound_log_and_what_is_new() {
     let said = &ran.documents()[0];
     assert_eq!((ran.code, said["new_since_last"].as_u64()), (0, Some(5)), "{ran:?}");
     let ran = person.run(&["verify"]).await;
-    assert!(ran.stdout.contains("Verified: 15 records") && ran.stdout.contains("not anchored elsewhere"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("Verified: 15 records") && ran.stdout.contains("not anchored elsewhere"),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]
