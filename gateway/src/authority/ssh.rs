@@ -100,13 +100,13 @@ impl SshAuthority {
     ///
     /// # Errors
     /// Signing failed.
-    pub fn host_certificate(&self, names: &[&str]) -> Result<Certificate, AuthorityError> {
+    pub fn host_certificate(&self, names: &[String]) -> Result<Certificate, AuthorityError> {
         let now = SystemTime::now();
         let sign = || {
             let mut builder = builder(self.host_key.public_key(), now, now + HOST_CERTIFICATE_LIFETIME)?;
-            builder.cert_type(CertType::Host)?.key_id(names.first().copied().unwrap_or_default())?;
+            builder.cert_type(CertType::Host)?.key_id(names.first().map_or("", String::as_str))?;
             for name in names {
-                builder.valid_principal(*name)?;
+                builder.valid_principal(name.as_str())?;
             }
             builder.sign(&self.host_ca)
         };
@@ -310,7 +310,7 @@ mod tests {
         let ended = authority.issue_user_certificate(&credentials, &alice(), &some_key(), Duration::ZERO).await;
         let refused = authority.identity_of(&credentials, &ended.expect("issues")).await;
         assert_eq!(refused, Err(CertificateRefused::NotValidNow));
-        let host = authority.host_certificate(&["web-1"]).expect("signs");
+        let host = authority.host_certificate(&["web-1".to_owned()]).expect("signs");
         assert_eq!(host.valid_principals(), ["web-1"]);
         assert_eq!(authority.identity_of(&credentials, &host).await, Err(CertificateRefused::Foreign));
     }

@@ -89,7 +89,7 @@ impl Desk {
 
     async fn certify(&self, identity: &Identity, key: &PublicKey) -> Result<String, SignInError> {
         let failed = |err: &dyn std::error::Error| {
-            tracing::error!(user = identity.user, error = %super::provider::with_causes(err), "no certificate");
+            tracing::error!(user = identity.user, error = %crate::chain(err), "no certificate");
             SignInError("you are signed in, but no SSH certificate could be made; tell whoever runs the gateway".to_owned())
         };
         let certificate = self

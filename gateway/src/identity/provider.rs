@@ -195,7 +195,7 @@ impl OpenId {
             metadata = self.metadata(REFRESH_AT_MOST_EVERY).await?;
             checked = self.check(&metadata, presented);
         }
-        let token = checked.map_err(|err| SignInError::Unproved(with_causes(&err)))?;
+        let token = checked.map_err(|err| SignInError::Unproved(crate::chain(&err)))?;
         let names = &self.inner.config.claims;
         let userinfo = match presented.access_token {
             Some(access_token) if claims::needs_userinfo(names, &token) => {
@@ -310,27 +310,13 @@ impl OpenId {
     }
 
     pub(super) fn unavailable(&self, err: &dyn std::error::Error) -> SignInError {
-        self.unavailable_because(&with_causes(err))
+        self.unavailable_because(&crate::chain(err))
     }
 
     pub(super) fn unavailable_because(&self, problem: &str) -> SignInError {
         tracing::warn!(issuer = self.issuer(), problem, "the OpenID provider is unavailable");
         SignInError::Unavailable { issuer: self.issuer().to_owned(), problem: problem.to_owned() }
     }
-}
-
-/// An error and its causes in one line, for people.
-pub(super) fn with_causes(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        let more = err.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = err.source();
-    }
-    text
 }
 
 fn now_seconds() -> i64 {

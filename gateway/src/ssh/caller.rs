@@ -64,16 +64,19 @@ impl Pending {
         Arc::new(Self { link, code, outcome, task: task.abort_handle() })
     }
 
-    /// Waits until the person has signed in, refused, or the link has expired.
+    /// Waits until the person has signed in, refused, or the link has expired. Does not itself keep the sign-in
+    /// going.
     ///
     /// # Errors
     /// Why there is no identity, in words for the person.
-    pub async fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> impl Future<Output = Outcome> + Send + use<> {
         let mut outcome = self.outcome.clone();
-        match outcome.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(decided)) => decided.clone(),
-            // The task is gone without a word: it panicked, or the gateway stops.
-            _ => Err("the sign-in broke off; connect again".into()),
+        async move {
+            match outcome.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(decided)) => decided.clone(),
+                // The task is gone without a word: it panicked, or the gateway stops.
+                _ => Err("the sign-in broke off; connect again".into()),
+            }
         }
     }
 }

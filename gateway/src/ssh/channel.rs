@@ -2,10 +2,10 @@
 
 use super::address::Address;
 use super::caller::{Caller, Pending};
-use super::connection::Shared;
 use super::hosts::{FromHost, HostSession, ToHost};
 use super::inbox::Arrival;
 use super::listing;
+use super::shared::Shared;
 use super::terminal::{End, Gone, Terminal};
 use crate::authorize::{RefusalKind, TargetInfo};
 use crate::sensors::{Input, Output};
@@ -114,14 +114,8 @@ async fn open(
             return list(shared, terminal, identity, &targets, NOT_PERMITTED).await;
         }
     };
-    let opened = shared
-        .session
-        .get_or_try_init(|| async {
-            hosts.open_session(identity, host, user, shared.client).await.map(Arc::from)
-        })
-        .await;
-    match opened {
-        Ok(session) => Ok(Opened::Session(Arc::clone(session))),
+    match shared.session(identity, host, user).await {
+        Ok(session) => Ok(Opened::Session(session)),
         Err(refusal) => {
             terminal.say(&refusal.to_string()).await?;
             match refusal.kind {
@@ -208,9 +202,10 @@ async fn upwards(terminal: &Terminal, to_host: &dyn ToHost) {
     }
 }
 
-/// Host to client, up to the exit.
+/// Host to client, up to the exit. The end of the output is told together with the exit status, never before: a
+/// client that has nothing more to send closes the channel on it, russh answers with a close of its own, and the exit
+/// status could not be told any more.
 async fn downwards(terminal: &Terminal, from_host: &mut dyn FromHost) -> Result<End, Gone> {
-    let mut eof_sent = false;
     loop {
         let output = tokio::select! {
             output = from_host.recv() => output,
@@ -219,16 +214,8 @@ async fn downwards(terminal: &Terminal, from_host: &mut dyn FromHost) -> Result<
         match output {
             Some(Output::Stdout(data)) => terminal.stdout(data).await?,
             Some(Output::Stderr(data)) => terminal.stderr(data).await?,
-            Some(Output::Eof) => {
-                terminal.eof().await?;
-                eof_sent = true;
-            }
-            Some(Output::Exit(exit)) => {
-                if !eof_sent {
-                    terminal.eof().await?;
-                }
-                return Ok(end_of(exit));
-            }
+            Some(Output::Eof) => {}
+            Some(Output::Exit(exit)) => return Ok(end_of(exit)),
             None => {
                 let why = from_host.lost().unwrap_or_else(|| "the host was lost".to_owned());
                 terminal.say_briefly(&why).await;

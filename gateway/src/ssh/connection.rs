@@ -3,68 +3,28 @@
 use super::address::{self, Address};
 use super::caller::Caller;
 use super::channel;
-use super::hosts::HostSession;
 use super::inbox::{self, Arrival, Inbox, TRICKLE, WINDOW};
 use super::jump;
 use super::login::Login;
+use super::shared::{Ending, Shared};
 use super::terminal::Terminal;
 use super::work::{Preparation, TerminalRequest, signal_name};
 use super::Door;
 use futures::FutureExt;
 use russh::keys::{Certificate, PublicKey};
-use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use sallyport_contract::v1::{WindowSize, Work};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 /// How often a channel that nobody reads may send its two bytes: the pause holds up the rest of the connection,
 /// a round trip without it would cost a packet each.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(20);
-
-/// What all channels of a connection share once its caller is known or pending.
-pub struct Shared {
-    /// The gateway's side.
-    pub door: Arc<Door>,
-    /// The person's client.
-    pub client: SocketAddr,
-    /// Who it is.
-    pub caller: Caller,
-    /// What was asked for.
-    pub address: Address,
-    /// Opened by the first channel that gets so far; closed with the connection.
-    pub session: OnceCell<Arc<dyn HostSession>>,
-    end: Arc<Ending>,
-}
-
-/// How a connection is made to end from inside.
-#[derive(Default)]
-pub struct Ending {
-    /// Cancelled when it is to end.
-    pub wanted: CancellationToken,
-    reason: OnceLock<String>,
-}
-
-impl Ending {
-    /// Why, for the client.
-    pub fn reason(&self) -> &str {
-        self.reason.get().map_or("goodbye", String::as_str)
-    }
-}
-
-impl Shared {
-    /// Ends the connection, with a reason for the client.
-    pub fn disconnect(&self, reason: &str) {
-        // The first reason is the one that counts.
-        let _ = self.end.reason.set(reason.to_owned());
-        self.end.wanted.cancel();
-    }
-}
 
 /// Where a connection comes from.
 pub enum Origin {
@@ -132,6 +92,8 @@ impl Connection {
 
     /// Reserves a channel's place; rejects it when there is none.
     async fn admit(&mut self, reply: ChannelOpenHandle) -> Option<ChannelOpenHandle> {
+        // Those that we closed: russh does not tell when the client closes its side of them.
+        self.channels.retain(|_, entry| !entry.inbox.gone().is_cancelled());
         if self.channels.len() < self.door.config.max_channels {
             return Some(reply);
         }
@@ -231,6 +193,7 @@ impl Drop for Connection {
         for entry in self.channels.values() {
             entry.inbox.close();
         }
+        self.end.over.cancel();
         self.login.abandon();
     }
 }
@@ -280,14 +243,8 @@ impl Handler for Connection {
             Origin::Inside { .. } => Address::Invalid,
         };
         tracing::info!(client = %self.client, %address, "logged in");
-        self.shared = Some(Arc::new(Shared {
-            door: Arc::clone(&self.door),
-            client: self.client,
-            caller,
-            address,
-            session: OnceCell::new(),
-            end: Arc::clone(&self.end),
-        }));
+        let (door, end) = (Arc::clone(&self.door), Arc::clone(&self.end));
+        self.shared = Some(Shared::new(door, self.client, caller, address, end));
         self.logged_in.cancel();
         Ok(())
     }
@@ -445,11 +402,4 @@ impl Handler for Connection {
         // Clients say so themselves: "X11 forwarding request failed".
         session.channel_failure(id)
     }
-}
-
-/// For [`Handle`]s that outlive their connection: a way to end it that waits for nobody.
-pub async fn say_goodbye(handle: &Handle, reason: &str) {
-    let goodbye = handle.disconnect(russh::Disconnect::ByApplication, reason.to_owned(), "en".to_owned());
-    // A client that reads nothing is cut off afterwards.
-    let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
 }

@@ -3,11 +3,12 @@
 
 use super::Door;
 use super::caller::Caller;
-use super::connection::{Connection, Ending, Origin};
+use super::connection::{Connection, Origin};
 use super::cut::Cut;
 use super::inbox::Inbox;
 use super::listener;
 use super::login::Login;
+use super::shared::Ending;
 use super::tunnel::Tunnel;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub async fn serve(
     // When the outer channel closes, a writer may be waiting for a window that never opens.
     let switch = inbox.gone().child_token();
     let stream = Cut::new(Tunnel::new(inbox, writer), switch.clone());
-    let config = match door.server_config(&[&host]) {
+    let config = match door.server_config(std::slice::from_ref(&host)) {
         Ok(config) => config,
         Err(err) => {
             tracing::error!(%err, host, "no host certificate");

@@ -1,9 +1,10 @@
 //! Accepts connections and bounds what each may cost.
 
 use super::Door;
-use super::connection::{Connection, Ending, Origin, say_goodbye};
+use super::connection::{Connection, Origin};
 use super::cut::Cut;
 use super::login::Login;
+use super::shared::{Ending, say_goodbye};
 use russh::server::RunningSession;
 use std::io;
 use std::net::SocketAddr;
@@ -59,7 +60,7 @@ async fn connection(door: Arc<Door>, stream: TcpStream, client: SocketAddr) {
     if let Err(err) = stream.set_nodelay(true) {
         tracing::debug!(%client, %err, "no TCP_NODELAY");
     }
-    let config = match door.server_config(&[&door.host]) {
+    let config = match door.server_config(&door.names()) {
         Ok(config) => config,
         Err(err) => {
             tracing::error!(%err, "no host certificate");

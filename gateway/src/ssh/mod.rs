@@ -16,6 +16,7 @@ pub mod jump;
 pub mod listener;
 pub mod listing;
 pub mod login;
+pub mod shared;
 pub mod slots;
 pub mod terminal;
 pub mod tunnel;
@@ -79,8 +80,15 @@ impl Door {
         Arc::new(Self { config, name, host, hosts, openid, credentials, authority, slots, shutdown })
     }
 
+    /// The names in the certificate that connections from outside are under.
+    fn names(&self) -> Vec<String> {
+        let address = self.config.listen.ip();
+        let by_address = (!address.is_unspecified()).then(|| address.to_string());
+        std::iter::once(self.host.clone()).chain(by_address).collect()
+    }
+
     /// russh's configuration for a connection that is to be under a certificate for `names`.
-    fn server_config(&self, names: &[&str]) -> Result<Arc<ServerConfig>, AuthorityError> {
+    fn server_config(&self, names: &[String]) -> Result<Arc<ServerConfig>, AuthorityError> {
         let certificate = self.authority.host_certificate(names)?;
         let mut preferred = Preferred::DEFAULT;
         // RFC 8332: no SHA-1 signatures.

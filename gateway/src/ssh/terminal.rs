@@ -106,14 +106,6 @@ impl Terminal {
         self.stdout(Bytes::from(text)).await
     }
 
-    /// No more output.
-    ///
-    /// # Errors
-    /// Nobody is there.
-    pub async fn eof(&self) -> Result<(), Gone> {
-        self.unless_gone(self.write.eof()).await
-    }
-
     /// Tells how it ended and closes the channel.
     pub async fn finish(&self, end: &End) {
         let id = self.write.id();
@@ -127,11 +119,13 @@ impl Terminal {
                         .await?;
                 }
             }
+            self.handle.eof(id).await?;
             // Also when the client closed it first: closing twice is ignored.
             self.handle.close(id).await
         };
         // The connection may be over, or its client may read nothing: then there is nobody to tell.
         let _ = tokio::time::timeout(PATIENCE, told).await;
+        self.inbox.close();
     }
 
     async fn unless_gone<E>(&self, write: impl Future<Output = Result<(), E>>) -> Result<(), Gone> {

@@ -121,6 +121,10 @@ impl Rig {
         let key = self.key("bound");
         let out = self.ssh(&key, &["web-1@127.0.0.1", "true"]).await;
         assert!(out.status.success(), "{}", text(&out.stderr));
+        // Its session closes a little after its client.
+        while !self.log().iter().any(|line| line.starts_with("close")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.log.lock().expect("lock").clear();
         key
     }

@@ -51,6 +51,8 @@ async fn streams_codes_and_signals_are_exact() {
         let out = rig.ssh(&key, &["web-1@127.0.0.1", &format!("exit {code}")]).await;
         assert_eq!(out.status.code(), Some(code));
     }
+    let out = rig.ssh(&key, &["web-1@127.0.0.1", "exec >&- 2>&-; sleep 1; exit 3"]).await;
+    assert_eq!(out.status.code(), Some(3), "output that ends early takes the status with it");
     let out = rig.ssh(&key, &["-v", "web-1@127.0.0.1", "kill -KILL $$"]).await;
     assert_eq!(out.status.code(), Some(255));
     assert!(text(&out.stderr).contains("exit-signal"), "{}", text(&out.stderr));
@@ -237,4 +239,27 @@ async fn a_shutdown_is_announced() {
     let out = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await.expect("ends").expect("runs");
     assert_eq!((text(&out.stdout).as_str(), out.status.code()), ("in\n", Some(255)));
     assert!(text(&out.stderr).contains("the gateway is shutting down"), "{}", text(&out.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_that_ended_make_room_for_others() {
+    let rig = Rig::with("max_channels = 2\n").await;
+    let key = rig.bound_key().await;
+    let socket = rig.path("mux");
+    let control = format!("ControlPath={}", socket.display());
+    let mut master =
+        rig.command(Some(&key)).args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"]).spawn().expect("starts");
+    while !socket.exists() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for n in 0..20 {
+        let mut command = rig.command(Some(&key));
+        let out = finish(command.args(["-o", &control, "web-1@127.0.0.1", &format!("exit {n}")])).await;
+        assert_eq!((out.status.code(), text(&out.stderr).as_str()), (Some(n), ""));
+    }
+    assert_eq!(rig.log().iter().filter(|line| line.starts_with("open")).count(), 1);
+    // A session that ends takes an idle connection with it.
+    rig.over.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), master.wait()).await.expect("ends").expect("runs");
+    assert_eq!(ended.code(), Some(255));
 }

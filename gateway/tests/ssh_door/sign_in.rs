@@ -217,3 +217,35 @@ async fn tokens_that_prove_nothing_are_refused() {
     let refused = openid.verify_cli_sign_in(&token, "n1", "at").await;
     assert!(refused.expect_err("refused").to_string().contains("somebody else"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jump_is_held_inside_and_an_idle_connection_does_not_outlive_its_link() {
+    let rig = Rig::start().await;
+    rig.provider.person(Person::Waits);
+    let key = rig.key("a");
+    let outer = format!("ssh -q {} -p {} -W %h:%p any@127.0.0.1", rig.options(Some(&key)).join(" "), rig.port);
+    let mut inner = tokio::process::Command::new("ssh");
+    let options = rig.options(None).into_iter().filter(|option| !option.starts_with("HostKeyAlias"));
+    let options: Vec<_> = options.collect();
+    // `-o HostKeyAlias=…` lost its value: pair up again.
+    let options = options.join(" ").replace("-o -o", "-o");
+    inner.args(options.split(' ')).args(["-q", "-o", &format!("ProxyCommand={outer}"), "root@web-1", "echo in"]);
+    let mut child = inner.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("pipe"));
+    let mut line = String::new();
+    tokio::time::timeout(Duration::from_secs(20), stderr.read_line(&mut line)).await.expect("shown").expect("reads");
+    assert!(line.starts_with("sallyport: sign in at http"), "{line}");
+    assert!(rig.log().is_empty(), "{:?}", rig.log());
+    rig.provider.person(Person::SignsIn);
+    let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("ends").expect("runs");
+    assert_eq!(text(&out.stdout), "in\n");
+    // `ssh -N` has no channel to be told in.
+    let rig = Rig::start().await;
+    rig.provider.person(Person::Waits);
+    let idle = rig.command(None).args(["-N", "web-1@127.0.0.1"]).spawn().expect("starts");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    rig.provider.person(Person::Refuses);
+    let out = tokio::time::timeout(Duration::from_secs(10), idle.wait_with_output()).await.expect("ends").expect("runs");
+    assert_eq!(out.status.code(), Some(255));
+    assert!(text(&out.stderr).contains("the sign-in was refused"), "{}", text(&out.stderr));
+}
