@@ -79,7 +79,9 @@ pub fn what(record: &Record) -> String {
         Kind::SignIn => {
             let method =
                 record.identity.as_ref().map(|identity| text::safe(&identity.method, 20)).unwrap_or_default();
-            said(&if method.is_empty() { "sign-in".to_owned() } else { format!("sign-in by {method}") })
+            // The gateway's message may name the method, too.
+            let named = method.is_empty() || message.contains(&method);
+            said(&if named { "sign-in".to_owned() } else { format!("sign-in by {method}") })
         }
         Kind::SessionOpen if client.is_empty() => said("session"),
         Kind::SessionOpen => said(&format!("session from {client}")),

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use sallyport_contract::v1::{CurrentPolicyRequest, PushPolicyRequest, PushPolicyResponse};
-use sallyport_policy::{Bundle, Diagnostics, Place, Policy, RuleInfo, TestReport};
+use sallyport_policy::{Bundle, Diagnostics, Enforcement, Place, Policy, RuleInfo, TestReport};
 use serde_json::json;
 
 use crate::{
@@ -80,7 +80,7 @@ fn check(context: &Context, dir: &Path) -> Result<(), Failure> {
             if rule.monitored { ", only watched: what it would deny goes on and is recorded" } else { "" };
         let head = format!("{} ({effect}{watched})", out.look(Look::Bold, &safe(id, 100)));
         out.line(format!("{head}  {}", out.look(Look::Dim, &format!("{}:{line}", safe(file, 200)))))?;
-        let rows: Vec<Vec<String>> = rule.places.iter().map(place).collect();
+        let rows: Vec<Vec<String>> = rule.places.iter().map(|at| place(at, rule.forbids)).collect();
         out.lines(columns(&rows))?;
     }
     let count = placement.len();
@@ -93,11 +93,13 @@ fn check(context: &Context, dir: &Path) -> Result<(), Failure> {
 }
 
 /// Where a rule is enforced for one action, as a row.
-fn place(place: &Place) -> Vec<String> {
-    let how = if place.lsm == place.tracepoint {
-        place.lsm.to_string()
-    } else {
-        format!("{} (without BPF LSM: {})", place.lsm, place.tracepoint)
+fn place(place: &Place, forbids: bool) -> Vec<String> {
+    let how = match (place.lsm, place.tracepoint) {
+        (Enforcement::Gateway, _) => Enforcement::Gateway.to_string(),
+        // How a denial comes about is said of the rules that deny.
+        _ if !forbids => "in the kernel".to_owned(),
+        (lsm, tracepoint) if lsm == tracepoint => lsm.to_string(),
+        (lsm, tracepoint) => format!("{lsm} (without BPF LSM: {tracepoint})"),
     };
     vec![format!("    {}", place.action), how]
 }

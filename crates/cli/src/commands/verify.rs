@@ -1,6 +1,6 @@
 //! `verify`: recompute the log, and hold it against what was signed and against what was seen before.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sallyport_contract::v1::{CheckpointRequest, LogRequest};
@@ -25,10 +25,23 @@ use crate::{
 /// A checkpoint is a few lines.
 const LARGEST_CHECKPOINT: u64 = 64 << 10;
 
-/// A checkpoint seen earlier, and where.
-struct Earlier {
-    note: String,
-    checkpoint: Checkpoint,
+/// A checkpoint that was seen or kept earlier.
+pub struct Earlier {
+    /// As signed.
+    pub note: String,
+    /// What it says.
+    pub checkpoint: Checkpoint,
+}
+
+/// What the log was held against beside its own checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum History {
+    /// Nothing: this computer sees it for the first time, and keeps the checkpoint.
+    FirstTime,
+    /// A checkpoint from before; so many records are new since.
+    Continued(u64),
+    /// Nothing, and nothing is kept: it is a copy.
+    Unknown,
 }
 
 /// Runs it.
@@ -43,13 +56,7 @@ pub async fn run(context: &Context, args: Verify) -> Result<(), Failure> {
     let key = log_key(args.log_key.as_deref().unwrap_or(&profile.log_key))?;
     let seen_path = checkpoint_path(&context.folders, &profile.gateway);
     let seen = earlier(&seen_path, &key)?;
-    let given = args.from_checkpoint.as_deref().map(|path| earlier(path, &key)).transpose()?;
-    let given = match (given, &args.from_checkpoint) {
-        (Some(None), Some(path)) => {
-            return Err(Failure::usage(format!("there is no checkpoint in `{}`", path.display())));
-        }
-        (given, _) => given.flatten(),
-    };
+    let given = given(&args, &key)?;
 
     let newest = console
         .checkpoint(CheckpointRequest {})
@@ -91,8 +98,18 @@ pub async fn run(context: &Context, args: Verify) -> Result<(), Failure> {
                 .map_err(|err| Failure::failed("cannot save the checkpoint").because(&err))?;
         }
     }
-    let since = seen.is_some().then_some(new);
-    say(context, &report, &key, since)
+    let history = if seen.is_some() { History::Continued(new) } else { History::FirstTime };
+    say(context, &report, &key, history)
+}
+
+/// The checkpoint that `--from-checkpoint` names.
+///
+/// # Errors
+/// There is none, or it is another log's.
+pub fn given(args: &Verify, key: &Verifier) -> Result<Option<Earlier>, Failure> {
+    let Some(path) = &args.from_checkpoint else { return Ok(None) };
+    let none = || Failure::usage(format!("there is no checkpoint in `{}`", path.display()));
+    earlier(path, key)?.ok_or_else(none).map(Some)
 }
 
 /// Parses the pinned key.
@@ -107,7 +124,11 @@ pub fn log_key(text: &str) -> Result<Verifier, Failure> {
     Verifier::parse(text).map_err(|err| Failure::failed("the log's key is not usable").because(&err))
 }
 
-fn earlier(path: &Path, key: &Verifier) -> Result<Option<Earlier>, Failure> {
+/// A checkpoint that lies in a file, if there is one.
+///
+/// # Errors
+/// It is another log's, or was altered.
+pub fn earlier(path: &Path, key: &Verifier) -> Result<Option<Earlier>, Failure> {
     let doing = || Failure::failed(format!("cannot use the checkpoint `{}`", path.display()));
     let Some(bytes) = files::read(path, LARGEST_CHECKPOINT).map_err(|err| doing().because(&err))? else {
         return Ok(None);
@@ -150,7 +171,7 @@ pub fn progress(context: &Context, records: u64) -> ProgressBar {
 ///
 /// # Errors
 /// There are faults.
-pub fn say(context: &Context, report: &Report, key: &Verifier, since: Option<u64>) -> Result<(), Failure> {
+pub fn say(context: &Context, report: &Report, key: &Verifier, history: History) -> Result<(), Failure> {
     let out = context.out;
     let proved = report.proved.as_ref();
     if out.json {
@@ -162,8 +183,9 @@ pub fn say(context: &Context, report: &Report, key: &Verifier, since: Option<u64
             "proved_records": proved.map_or(0, |checkpoint| checkpoint.size),
             "root": proved.map(|checkpoint| hex::encode(checkpoint.root)),
             "newest_record_ns": report.proved_time_ns,
-            "new_since_last": since,
-            "first_time": since.is_none(),
+            "unproved_records": report.unproved(),
+            "new_since_last": if let History::Continued(new) = history { Some(new) } else { None },
+            "first_time": matches!(history, History::FirstTime),
             "records_owned_up_as_lost": report.owned_up,
             "anchored_elsewhere": false,
             "faults": report.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -201,14 +223,23 @@ pub fn say(context: &Context, report: &Report, key: &Verifier, since: Option<u64
         clock::stamp_ns(report.proved_time_ns)
     ))?;
     out.line(format!("  key:        {}", safe(&key.to_string(), 200)))?;
-    out.line(match since {
-        Some(new) => format!(
-            "  history:    contains all that this computer saw last time; {new} records are new since"
-        ),
-        None => {
+    out.line(match history {
+        History::Continued(new) => {
+            format!("  history:    continues the checkpoint seen before; {new} records are new since")
+        }
+        History::FirstTime => {
             "  history:    first time on this computer; the checkpoint is kept for the next time".to_owned()
         }
+        History::Unknown => {
+            "  history:    not held against an earlier checkpoint; name one with --from-checkpoint".to_owned()
+        }
     })?;
+    if report.unproved() > 0 {
+        out.line(format!(
+            "  unproved:   {} newer records are not under a checkpoint yet",
+            report.unproved()
+        ))?;
+    }
     if report.owned_up > 0 {
         out.line(format!("  loss:       {} records never arrived; the log says so itself", report.owned_up))?;
     }
@@ -216,24 +247,21 @@ pub fn say(context: &Context, report: &Report, key: &Verifier, since: Option<u64
     Ok(())
 }
 
-/// The key to hold a copy of the log against: given, or pinned.
+/// The key to hold a copy of the log against, given or pinned; and, if it is the pinned one, the newest
+/// checkpoint that this computer saw.
 ///
 /// # Errors
-/// There is none.
-pub fn offline_key(context: &Context, args: &Verify) -> Result<Verifier, Failure> {
-    if let Some(key) = &args.log_key {
-        return log_key(key);
-    }
-    let pinned =
-        context.gateway().ok().and_then(|gateway| profile::load(&context.folders, &gateway).ok().flatten());
-    log_key(pinned.map(|profile| profile.log_key).unwrap_or_default().as_str())
-}
-
-/// Reads a checkpoint file whole, for `--state-dir`.
-///
-/// # Errors
-/// It cannot be read.
-pub fn read_note(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path)
-        .map_err(|err| Failure::failed(format!("cannot read `{}`", path.display())).because(&err))
+/// There is no key.
+pub fn offline_trust(context: &Context, args: &Verify) -> Result<(Verifier, Option<Earlier>), Failure> {
+    let gateway = context.gateway().ok();
+    let pinned = gateway.as_ref().and_then(|gateway| profile::load(&context.folders, gateway).ok().flatten());
+    let pinned = pinned.map(|profile| profile.log_key).unwrap_or_default();
+    let key = log_key(args.log_key.as_deref().unwrap_or(&pinned))?;
+    let seen = match gateway {
+        Some(gateway) if key.to_string() == pinned => {
+            earlier(&checkpoint_path(&context.folders, &gateway), &key)?
+        }
+        _ => None,
+    };
+    Ok((key, seen))
 }

@@ -8,7 +8,7 @@ use sallyport_evidence::{
     verify::{Leaf, LogCheck, Report},
 };
 
-use super::verify;
+use super::verify::{self, Earlier, History};
 use crate::{args::Verify, failure::Failure, gateway::Context};
 
 /// The log's file, and where it may lie below the folder.
@@ -19,13 +19,13 @@ const FILE: &str = "evidence.db";
 /// # Errors
 /// The log does not verify, or cannot be read.
 pub fn run(context: &Context, args: &Verify, dir: &Path) -> Result<(), Failure> {
-    let key = verify::offline_key(context, args)?;
+    let (key, seen) = verify::offline_trust(context, args)?;
     let path = find(dir).ok_or_else(|| {
         Failure::failed(format!("there is no evidence log in `{}`", dir.display()))
             .next(format!("name the gateway's state folder, or the folder with `{FILE}`"))
     })?;
-    let earlier = args.from_checkpoint.as_deref().map(verify::read_note).transpose()?;
-    let report = check(context, &path, &key, earlier.as_deref()).map_err(|err| {
+    let earlier: Vec<Earlier> = seen.into_iter().chain(verify::given(args, &key)?).collect();
+    let report = check(context, &path, &key, &earlier).map_err(|err| {
         Failure::failed(format!("cannot read the evidence log `{}`", path.display())).because(&err)
     })?;
     if report.holds()
@@ -34,7 +34,13 @@ pub fn run(context: &Context, args: &Verify, dir: &Path) -> Result<(), Failure> 
         crate::files::replace(save, note.as_bytes(), 0o644)
             .map_err(|err| Failure::failed("cannot save the checkpoint").because(&err))?;
     }
-    verify::say(context, &report, &key, None)
+    let history = match earlier.iter().map(|earlier| earlier.checkpoint.size).max() {
+        Some(size) => {
+            History::Continued(report.proved.as_ref().map_or(0, |proved| proved.size.saturating_sub(size)))
+        }
+        None => History::Unknown,
+    };
+    verify::say(context, &report, &key, history)
 }
 
 fn find(dir: &Path) -> Option<PathBuf> {
@@ -56,17 +62,18 @@ fn newest_note(path: &Path) -> Option<String> {
     connection.query_row("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |row| row.get(0)).ok()
 }
 
-fn check(context: &Context, path: &Path, key: &Verifier, earlier: Option<&str>) -> rusqlite::Result<Report> {
+fn check(context: &Context, path: &Path, key: &Verifier, earlier: &[Earlier]) -> rusqlite::Result<Report> {
     let mut connection = open(path)?;
     // One transaction: checkpoints and leaves of the same moment.
     let snapshot = connection.transaction()?;
     let mut query = snapshot.prepare("SELECT note FROM checkpoints ORDER BY size")?;
     let notes: Vec<String> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let total: i64 = snapshot.query_row("SELECT count(*) FROM leaves", [], |row| row.get(0))?;
-    let mut check = LogCheck::new(key, notes.iter().map(String::as_str).chain(earlier));
-    if let Some(earlier) = earlier.and_then(|note| sallyport_evidence::Checkpoint::open(note, key).ok()) {
-        check.expect_at_least(earlier.size);
-    }
+    let mut check = LogCheck::new(
+        key,
+        notes.iter().map(String::as_str).chain(earlier.iter().map(|earlier| earlier.note.as_str())),
+    );
+    check.expect_at_least(earlier.iter().map(|earlier| earlier.checkpoint.size).max().unwrap_or(0));
     let bar = verify::progress(context, total.unsigned_abs());
     let mut query = snapshot.prepare("SELECT idx, hash, record FROM leaves ORDER BY idx")?;
     let mut rows = query.query([])?;

@@ -67,17 +67,17 @@ pub fn render(files: &SshFiles, door: &SshDoor, targets: &[SshTarget], via: Via)
         return Rendered { text, left_out };
     }
     let trust = format!(
-        "  IdentityFile {}\n  CertificateFile {}\n  UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n",
+        "  IdentityFile {}\n  IdentitiesOnly yes\n  CertificateFile {}\n  UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n",
         quoted(&files.key()),
         quoted(&files.certificate()),
         quoted(&files.known_hosts()),
     );
     let door_lines = format!("  HostName {}\n  Port {}\n", door.host, door.port);
-    let mut block = |names: &str, lines: &str| {
+    let mut block = |head: &str, lines: &str| {
         // Writing to a string cannot fail.
-        let _ = write!(text, "\nHost {names}\n{lines}{trust}");
+        let _ = write!(text, "\n{head}\n{lines}{trust}");
     };
-    block(GATEWAY, &door_lines);
+    block(&format!("Host {GATEWAY}"), &door_lines);
     for target in targets {
         let host = &target.host;
         if !is_plain(host) || host == GATEWAY {
@@ -91,16 +91,23 @@ pub fn render(files: &SshFiles, door: &SshDoor, targets: &[SshTarget], via: Via)
         let only = if let [user] = plain.as_slice() { Some(user.as_str()) } else { None };
         match via {
             Via::Direct => {
+                // `ssh root@web-1`: the user name is taken, so the gateway cannot learn the target from it. A
+                // jump says both. (It also serves those whose name here is a local user's name there.)
+                if !plain.is_empty() {
+                    let users: Vec<&str> = plain.iter().map(|user| user.as_str()).collect();
+                    let head = format!("Match originalhost {host} user {}", users.join(","));
+                    block(&head, &format!("  HostName {host}\n  Port 22\n  ProxyJump {GATEWAY}\n"));
+                }
                 let user = only.map_or_else(|| host.clone(), |user| format!("{host}+{user}"));
-                block(host, &format!("  User {user}\n{door_lines}"));
+                block(&format!("Host {host}"), &format!("  User {user}\n{door_lines}"));
                 for user in &plain {
                     let name = format!("{host}+{user}");
-                    block(&name, &format!("  User {name}\n{door_lines}"));
+                    block(&format!("Host {name}"), &format!("  User {name}\n{door_lines}"));
                 }
             }
             Via::Jump => {
                 let user = only.map(|user| format!("  User {user}\n")).unwrap_or_default();
-                block(host, &format!("{user}  ProxyJump {GATEWAY}\n"));
+                block(&format!("Host {host}"), &format!("{user}  ProxyJump {GATEWAY}\n"));
             }
         }
     }
@@ -149,7 +156,7 @@ mod tests {
         let rendered = render(
             &files(),
             &door(),
-            &[target("web-1", &["root"]), target("db", &["app", "dba"])],
+            &[target("web-1", &["srv"]), target("db", &["app", "dba"])],
             Via::Direct,
         );
         assert!(rendered.left_out.is_empty());
@@ -157,7 +164,8 @@ mod tests {
         for line in [
             "hostname gw.example.org",
             "port 2222",
-            "user web-1+root",
+            "user web-1+srv",
+            "identitiesonly yes",
             "identityfile /home/a b/.ssh/sallyport/key",
             "certificatefile /home/a b/.ssh/sallyport/key-cert.pub",
             "userknownhostsfile /home/a b/.ssh/sallyport/known_hosts",
@@ -169,6 +177,10 @@ mod tests {
             asked(&rendered, &["db"]).contains("\nuser db\n")
                 || asked(&rendered, &["db"]).starts_with("user db\n")
         );
+        let named = asked(&rendered, &["dba@db"]);
+        for line in ["user dba", "hostname db", "port 22", &format!("proxyjump {GATEWAY}")] {
+            assert!(named.lines().any(|shown| shown == line), "{line}\n{named}");
+        }
         assert!(asked(&rendered, &["db+dba"]).contains("user db+dba\n"));
     }
 

@@ -102,13 +102,13 @@ pub fn principals(certificate: &Certificate) -> String {
     text::safe(&certificate.valid_principals().join(", "), 200)
 }
 
-/// Removes key, certificate and what names them.
+/// Removes key, certificate and what names them. (`Include` passes over a file that is not there.)
 ///
 /// # Errors
 /// They cannot be removed.
 pub fn forget(files: &SshFiles) -> Result<bool, FileError> {
     let mut any = false;
-    for path in [files.key(), files.certificate(), files.known_hosts()] {
+    for path in [files.key(), files.certificate(), files.known_hosts(), files.config()] {
         any |= files::remove(&path)?;
     }
     Ok(any)

@@ -24,7 +24,7 @@ fn target(host: &str, users: &[&str]) -> Target {
 async fn signs_in_sets_ssh_up_and_signs_out() {
     let issuer = Issuer::start().await;
     let gateway = Gateway::start(&issuer.url).await;
-    gateway.state().targets = vec![target("web-1", &["root"])];
+    gateway.state().targets = vec![target("web-1", &["srv"])];
     let person = Person::new();
     fs::create_dir(person.path(".ssh")).expect("made");
     fs::write(person.path(".ssh/config"), "Host mine\n  User me\n").expect("written");
@@ -49,7 +49,7 @@ async fn signs_in_sets_ssh_up_and_signs_out() {
         .output()
         .expect("ssh runs");
     let asked = String::from_utf8(asked.stdout).expect("text");
-    for line in ["hostname gw.example.org", "port 2222", "user web-1+root"] {
+    for line in ["hostname gw.example.org", "port 2222", "user web-1+srv"] {
         assert!(asked.lines().any(|shown| shown == line), "{line}\n{asked}");
     }
 

@@ -1,5 +1,11 @@
 //! `verify` finds what was changed, and only that.
 
+use sallyport_evidence::{
+    Checkpoint,
+    merkle::{Frontier, leaf_hash},
+    note::Signer,
+};
+
 use super::{
     person::{Person, Ran, signed_in},
     records::{denial, record},
@@ -84,4 +90,64 @@ async fn another_key_is_not_accepted() {
     let ran = person.run(&["verify"]).await;
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("checkpoint is not acceptable"), "{ran:?}");
+}
+
+/// A copy of a state folder, as the gateway lays it out.
+fn copy(person: &Person, records: &[Vec<u8>]) -> (String, String) {
+    let dir = person.path("copy/evidence");
+    std::fs::create_dir_all(&dir).expect("made");
+    let database = rusqlite::Connection::open(dir.join("evidence.db")).expect("opened");
+    database
+        .execute_batch(
+            "CREATE TABLE leaves (idx INTEGER PRIMARY KEY, hash BLOB NOT NULL, record BLOB NOT NULL) STRICT;
+             CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;",
+        )
+        .expect("tables");
+    let signer = Signer::new("gateway.test", &[5; 32]).expect("a signer");
+    let mut frontier = Frontier::new();
+    for record in records {
+        let hash = leaf_hash(record);
+        let row = rusqlite::params![i64::try_from(frontier.size()).expect("fits"), hash.as_slice(), record];
+        database.execute("INSERT INTO leaves VALUES (?,?,?)", row).expect("inserted");
+        frontier.push(hash);
+    }
+    let checkpoint =
+        Checkpoint { origin: "gateway.test".to_owned(), size: frontier.size(), root: frontier.root() };
+    let note = checkpoint.sign(&signer).expect("signed");
+    let size = i64::try_from(frontier.size()).expect("fits");
+    database
+        .execute("INSERT INTO checkpoints VALUES (?,?)", rusqlite::params![size, note])
+        .expect("inserted");
+    let dir = person.path("copy").to_str().expect("utf-8").to_owned();
+    (dir, signer.verifier().to_string())
+}
+
+#[tokio::test]
+async fn a_copy_of_the_state_folder_without_a_gateway() {
+    let person = Person::new();
+    let (dir, key) = copy(&person, &log(5));
+    let args = ["--json", "verify", "--state-dir", &dir, "--log-key", &key];
+    let ran = person.run(&args).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.documents()[0]["proved_records"], 5);
+    let ran = person.run(&["verify", "--state-dir", &dir]).await;
+    assert!(ran.code == 1 && ran.stderr.contains("--log-key"), "no key, no verdict: {ran:?}");
+
+    let database = rusqlite::Connection::open(person.path("copy/evidence/evidence.db")).expect("opened");
+    let changed = rusqlite::params![denial(3, "/bin/true")];
+    database.execute("UPDATE leaves SET record = ? WHERE idx = 2", changed).expect("changed");
+    let ran = person.run(&args[1..]).await;
+    assert!(ran.code == 1 && ran.stdout.contains("leaf 2 was altered"), "{ran:?}");
+    let ran = person.run(&["verify", "--log-key", &key, "--state-dir", "/nonexistent"]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_copy_is_held_against_what_this_computer_saw() {
+    let (gateway, person) = signed_in().await;
+    (gateway.state().records, gateway.state().signed) = (log(10), 10);
+    assert_eq!(verify(&person).await.code, 0);
+    let (dir, _) = copy(&person, &log(5));
+    let ran = person.run(&["verify", "--state-dir", &dir]).await;
+    assert!(ran.code == 1 && ran.stdout.contains("10 leaves were signed, 5 are there"), "{ran:?}");
 }
