@@ -85,7 +85,8 @@ fn image_among_modules(unpacked: &Path) -> Result<PathBuf> {
     Ok(version.join("vmlinuz"))
 }
 
-fn only_file(folder: &Path, matches: impl Fn(&str) -> bool) -> Result<PathBuf> {
+/// The file in `folder` whose name matches.
+pub(crate) fn only_file(folder: &Path, matches: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
@@ -97,7 +98,7 @@ fn only_file(folder: &Path, matches: impl Fn(&str) -> bool) -> Result<PathBuf> {
 }
 
 /// An apt of our own: another list of sources, its state in the cache.
-struct Apt {
+pub(crate) struct Apt {
     list: PathBuf,
     state: PathBuf,
 }
@@ -108,7 +109,8 @@ struct Package {
 }
 
 impl Apt {
-    fn prepare(suite: &str) -> Result<Self> {
+    /// Reads the package list of `suite`.
+    pub(crate) fn prepare(suite: &str) -> Result<Self> {
         if run::find("apt-get").is_none() {
             bail!("this is no Debian or Ubuntu: the virtual machines' kernels come from Debian's archive");
         }
@@ -131,7 +133,8 @@ impl Apt {
         Ok(apt)
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// `apt-get` or `apt-cache` on that list alone.
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let mut option = |name: &str, value: &Path| {
             command.arg("-o").arg(format!("{name}={}", value.display()));

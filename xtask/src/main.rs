@@ -36,6 +36,8 @@ enum Task {
     Setup(setup::SetupArguments),
     /// Build the kernel programs and the three programs that ship
     Build(build::BuildArguments),
+    /// Build only the kernel programs, which the sensor's build script then embeds
+    Ebpf,
     /// Generate the gRPC code from crates/contract/proto
     Codegen(codegen::CodegenArguments),
     /// Drive a real ssh client through the whole product, and show what happened (needs root)
@@ -65,6 +67,10 @@ fn dispatch(task: Task) -> Result<()> {
     match task {
         Task::Setup(arguments) => setup::run(&arguments),
         Task::Build(arguments) => build::run(&arguments).map(drop),
+        Task::Ebpf => {
+            ebpf::ensure_toolchain(&places::root())?;
+            ebpf::build(&places::root(), true).map(drop)
+        }
         Task::Codegen(arguments) => codegen::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
