@@ -300,6 +300,12 @@ impl Authorizer {
         self.inner.recorder.key()
     }
 
+    /// Reads the evidence log.
+    #[must_use]
+    pub fn log_reader(&self) -> &crate::recorder::reader::Reader {
+        self.inner.recorder.reader()
+    }
+
     pub(crate) fn policies(&self) -> &PolicyStore {
         &self.inner.policies
     }

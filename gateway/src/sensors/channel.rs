@@ -297,6 +297,8 @@ impl Channel {
         self.write_frame(attach);
         self.arrived(Some(first)).await?;
         if self.end.is_attached() {
+            // What was taken while there was no connection: the host may be waiting to hear of it.
+            self.acknowledge();
             if let Some(started) = self.started.take() {
                 let _ = started.send(Ok(()));
             }
