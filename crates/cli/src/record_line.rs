@@ -123,7 +123,8 @@ fn program(record: &Record) -> String {
     }
     let (zeroth, rest) =
         process.args.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
-    let honest = zeroth.is_empty() || zeroth == path || zeroth.trim_start_matches('-') == name;
+    // With /bin a link to /usr/bin, the folders may differ; a login shell's name begins with a dash.
+    let honest = zeroth.is_empty() || zeroth.trim_start_matches('-').rsplit('/').next() == Some(name);
     if !honest {
         shown.push_str(&format!(" (as {})", text::safe(zeroth, 60)));
     }
@@ -132,7 +133,8 @@ fn program(record: &Record) -> String {
         shown.push_str(&text::command_line(rest, 300));
     }
     if let Some(bytes) = process.args_cut_from {
-        shown.push_str(&format!(" … ({bytes} bytes in all)"));
+        let cut = if shown.ends_with('…') { "" } else { " …" };
+        shown.push_str(&format!("{cut} ({bytes} bytes in all)"));
     }
     shown
 }
@@ -249,6 +251,12 @@ mod tests {
         exec.process =
             Some(Process { path: "/tmp/x".to_owned(), args: vec!["sshd".to_owned()], ..Process::default() });
         assert_eq!(what(&exec), "exec /tmp/x (as sshd)");
+        exec.process = Some(Process {
+            path: "/usr/bin/bash".to_owned(),
+            args: vec!["-bash".to_owned()],
+            ..Process::default()
+        });
+        assert_eq!(what(&exec), "exec /usr/bin/bash");
     }
 
     #[test]

@@ -95,8 +95,13 @@ pub fn merge(events: Vec<cast::Event>, mut notes: Vec<Note>, start_ns: u64) -> V
     merged
 }
 
+/// The recorder writes `record 12: blocked /usr/bin/nmap (rule no-scanners)`.
 fn is_about_refusal(label: &str) -> bool {
-    ["blocked ", "killed ", "observed "].iter().any(|word| label.starts_with(word))
+    let about = label
+        .strip_prefix("record ")
+        .and_then(|rest| rest.split_once(": "))
+        .map_or(label, |(_, about)| about);
+    ["blocked ", "killed ", "observed "].iter().any(|word| about.starts_with(word))
 }
 
 /// When the recording began, nanoseconds since the Unix epoch. The header counts whole seconds; the record of
@@ -136,7 +141,7 @@ mod tests {
         let events = vec![
             output(0, "a"),
             output(100, "b"),
-            marker(110, "blocked x"),
+            marker(110, "record 3: blocked x"),
             marker(110, "binary"),
             output(200, "c"),
         ];

@@ -92,11 +92,13 @@ pub fn render(files: &SshFiles, door: &SshDoor, targets: &[SshTarget], via: Via)
         match via {
             Via::Direct => {
                 // `ssh root@web-1`: the user name is taken, so the gateway cannot learn the target from it. A
-                // jump says both. (It also serves those whose name here is a local user's name there.)
-                if !plain.is_empty() {
-                    let users: Vec<&str> = plain.iter().map(|user| user.as_str()).collect();
-                    let head = format!("Match originalhost {host} user {}", users.join(","));
-                    block(&head, &format!("  HostName {host}\n  Port 22\n  ProxyJump {GATEWAY}\n"));
+                // jump says both. `Match user` also holds for somebody whose name here is a local user's name
+                // there; `User` keeps the block below from applying to them.
+                for user in &plain {
+                    let head = format!("Match originalhost {host} user {user}");
+                    let jump =
+                        format!("  User {user}\n  HostName {host}\n  Port 22\n  ProxyJump {GATEWAY}\n");
+                    block(&head, &jump);
                 }
                 let user = only.map_or_else(|| host.clone(), |user| format!("{host}+{user}"));
                 block(&format!("Host {host}"), &format!("  User {user}\n{door_lines}"));
@@ -180,6 +182,13 @@ mod tests {
         let named = asked(&rendered, &["dba@db"]);
         for line in ["user dba", "hostname db", "port 22", &format!("proxyjump {GATEWAY}")] {
             assert!(named.lines().any(|shown| shown == line), "{line}\n{named}");
+        }
+        let me = nix::unistd::User::from_uid(nix::unistd::getuid()).expect("asked").expect("known").name;
+        let rendered =
+            render(&files(), &door(), &[target("own", &[&me]), target("db", &["dba"])], Via::Direct);
+        let own = asked(&rendered, &["own"]);
+        for line in [format!("user {me}"), "hostname own".to_owned(), format!("proxyjump {GATEWAY}")] {
+            assert!(own.lines().any(|shown| shown == line), "{line}\n{own}");
         }
         assert!(asked(&rendered, &["db+dba"]).contains("user db+dba\n"));
     }
