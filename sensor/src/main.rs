@@ -106,11 +106,12 @@ fn start_logging(config: &Config) {
 
 fn do_join(arguments: &Join) -> anyhow::Result<()> {
     let config = Config::read(&arguments.config.config)?;
-    match Credentials::load(&config.state_dir) {
+    let known = Credentials::load(&config.state_dir);
+    match &known {
         Err(CredentialsError::NotJoined) => {}
         _ if arguments.force => {}
         Ok(known) => anyhow::bail!("this host has joined {} as {} already; --force joins anew", known.gateway, known.host),
-        Err(error) => return Err(error.into()),
+        Err(_) => return known.map(drop).map_err(Into::into),
     }
     let anchor = match (&arguments.ca_file, &arguments.ca_sha256) {
         (Some(path), _) => {
@@ -130,8 +131,25 @@ fn do_join(arguments: &Join) -> anyhow::Result<()> {
         .with_context(|| format!("`{}` cannot be used", config.state_dir.display()))?;
     let facts = daemon::host_facts(&probe().release);
     let credentials = runtime()?.block_on(join(&arguments.gateway, anchor, token.trim(), facts))?;
+    if let Ok(known) = known.as_ref()
+        && known.host != credentials.host
+    {
+        keep_spool_of(&config, &known.host)?;
+    }
     credentials.save(&config.state_dir)?;
     print(&format!("joined {} as {}\n", credentials.gateway, credentials.host))
+}
+
+/// Records made under another name cannot be delivered under the next one: they are put aside, not mixed.
+fn keep_spool_of(config: &Config, host: &str) -> anyhow::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let (from, to) = (format!("spool.db{suffix}"), format!("spool-of-{host}.db{suffix}"));
+        let (from, to) = (config.state_dir.join(from), config.state_dir.join(to));
+        if from.exists() {
+            std::fs::rename(&from, &to).with_context(|| format!("`{}` cannot be put aside", from.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn read_token(path: Option<&Path>) -> anyhow::Result<String> {

@@ -18,7 +18,9 @@ impl Sessions {
         let sessions = self.settings.run_dir.join("sessions");
         files::private_dir(&sessions)?;
         files::private_dir(&self.settings.run_dir.join("channels"))?;
-        let in_kernel: HashSet<u64> = self.kernel.sessions().iter().map(|session| session.number).collect();
+        let in_kernel = self.kernel.sessions();
+        let sealed: HashSet<u64> = in_kernel.iter().filter(|session| session.sealed).map(|s| s.number).collect();
+        let in_kernel: HashSet<u64> = in_kernel.iter().map(|session| session.number).collect();
         let mut restored: HashSet<u64> = HashSet::new();
         let mut attended: HashSet<String> = HashSet::new();
         for entry in std::fs::read_dir(&sessions)?.flatten() {
@@ -34,6 +36,9 @@ impl Sessions {
                 // Its processes are not judged any more: it must not go on.
                 self.record(Kind::Sensor, Some(file.owner(0)), "the kernel no longer knows this session".into()).await;
                 self.end(&file.id, "this host's enforcement was replaced").await;
+            } else if sealed.contains(&file.number) {
+                // Its end had begun.
+                self.end(&file.id, "it was being ended when the sensor was restarted").await;
             }
         }
         self.end_unknown(&in_kernel, &restored);
@@ -73,10 +78,14 @@ impl Sessions {
         for number in in_kernel.difference(restored) {
             tracing::error!(number, "a session in the kernel belongs to nobody known; it is sealed and its processes are killed");
             let _ = self.kernel.seal_session(*number);
-            while processes::signal(&self.kernel, libc::SIGKILL, |task| task.session == *number) > 0 {
+            // Processes that cannot be killed at once stay sealed; the next start tries again.
+            for _ in 0..50 {
+                if processes::signal(&self.kernel, libc::SIGKILL, |task| task.session == *number) == 0 {
+                    let _ = self.kernel.close_session(*number);
+                    break;
+                }
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
-            let _ = self.kernel.close_session(*number);
         }
     }
 

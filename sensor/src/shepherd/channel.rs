@@ -29,6 +29,9 @@ use ending::{exit_of, signalled};
 const GO_WITHIN: Duration = Duration::from_secs(30);
 /// A terminal that gives nothing for so long after its leader's end has been drained.
 const DRAINED_AFTER: Duration = Duration::from_millis(60);
+/// A leader that was killed, or could not execute, may have been refused by policy: so long its end is held back for the line
+/// that says why.
+const EXPLAINED_WITHIN: Duration = Duration::from_millis(300);
 /// Bytes read from a terminal after its leader's end at most: it holds far less, so more comes from a process
 /// left in the background.
 const DRAIN_LIMIT: usize = 1 << 20;
@@ -59,6 +62,7 @@ pub(crate) struct Shepherd {
     /// Standard output (or the terminal), standard error.
     outputs: [Output; 2],
     notices: Notices,
+    noticed: Option<Instant>,
     exit: Option<Ended>,
     exit_sent: bool,
     /// The last word said when the channel was ended from outside, and when SIGKILL is due.
@@ -124,6 +128,7 @@ impl Shepherd {
                 Output { stream: Stream::Stderr, fd: ends.error, eof_sent: !has_error },
             ],
             notices,
+            noticed: None,
             exit: None,
             exit_sent: false,
             ending: None,
@@ -204,6 +209,7 @@ impl Shepherd {
             self.notices.deadline().filter(|_| self.takes_notices()),
             self.exit.as_ref().filter(|_| self.is_terminal() && self.wants_output()).map(drained),
             self.exit.as_ref().filter(|_| self.killed).map(drained).filter(|at| *at > now),
+            self.explained_at().filter(|at| *at > now),
         ];
         let Some(at) = next.into_iter().flatten().min() else { return PollTimeout::NONE };
         // Rounded up, so that the moment has come when poll returns.
@@ -294,7 +300,11 @@ impl Shepherd {
         for command in commands {
             match command {
                 Command::Go => self.go(),
-                Command::Notice(text) => self.notices.push(&text, Instant::now()),
+                Command::Notice(text) => {
+                    let now = Instant::now();
+                    self.notices.push(&text, now);
+                    self.noticed = Some(now);
+                }
                 Command::End(reason) => {
                     self.notices.push(&format!("sallyport: {reason}"), Instant::now());
                     self.end();

@@ -1,6 +1,7 @@
 //! Delivering records: batches up in order, forgotten only when the gateway says they are on its disk.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use sallyport_contract::v1::{RecordAck, RecordBatch};
 use tokio::sync::mpsc;
@@ -14,8 +15,23 @@ const BATCH: usize = 256 << 10;
 /// Batches sent and not acknowledged: with [`BATCH`], 4 MiB in flight.
 const IN_FLIGHT: usize = 16;
 
-/// Delivers until the stream ends. What was not acknowledged is sent again on the next connection.
-pub(super) async fn deliver(mut client: Client, spool: Spool) -> Lost {
+/// After a failed stream, before the next.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Delivers for as long as the spool works. A failed stream is opened again and does not take the connection with it: a
+/// gateway that cannot take records now must not end sessions.
+pub(super) async fn deliver(client: Client, spool: Spool) -> Lost {
+    loop {
+        match stream(client.clone(), spool.clone()).await {
+            lost @ Lost::Spool(_) => return lost,
+            lost => tracing::warn!(reason = %super::chain(&lost), "records are not taken by the gateway; they are kept"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One stream. What was not acknowledged is sent again on the next.
+async fn stream(mut client: Client, spool: Spool) -> Lost {
     let (batches, outgoing) = mpsc::channel(1);
     let mut sender = Sender { spool: spool.clone(), place: 0, waiting: VecDeque::new() };
     // The gateway may answer only after the first batch, so sending does not wait for the answer.

@@ -198,6 +198,15 @@ async fn commands_run_are_judged_and_recorded() {
         "{text}"
     );
 
+    // A command that is itself refused: the reason comes before its end.
+    gateway.order(Order::Start(start("s1", "c3", &policy.version, "exec /usr/bin/id")));
+    exit(&gateway, "c3").await;
+    {
+        let heard = gateway.heard.lock().expect("lock");
+        let text = String::from_utf8_lossy(&heard.channels["c3"].stderr).into_owned();
+        assert!(text.contains("rule \"no-id\""), "{text}");
+    }
+
     // Once delivered nothing is left on the host but what came since.
     host.stop();
     assert!(!host.log().contains("ERROR"), "{}", host.log());

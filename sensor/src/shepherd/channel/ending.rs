@@ -7,7 +7,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::tcgetpgrp;
 use sallyport_contract::v1::{Eof, Exit, channel_frame::Body, exit::Status};
 
-use super::{DRAIN_LIMIT, DRAINED_AFTER, GO_WITHIN, Output, Shepherd};
+use super::{DRAIN_LIMIT, DRAINED_AFTER, EXPLAINED_WITHIN, GO_WITHIN, Output, Shepherd};
+use crate::shepherd::leader::CANNOT_EXECUTE;
 use crate::shepherd::protocol::{Report, line, socket_path};
 
 impl Shepherd {
@@ -48,6 +49,15 @@ impl Shepherd {
         }
     }
 
+    /// Until when the end of a leader waits for the line that explains it; none: it does not.
+    pub(super) fn explained_at(&self) -> Option<Instant> {
+        let ended = self.exit.as_ref().filter(|_| !self.exit_sent && self.ending.is_none())?;
+        let until = ended.at + EXPLAINED_WITHIN;
+        // A line that came shortly before the end explains it as well as one that comes after.
+        let explained = self.noticed.is_some_and(|at| at + EXPLAINED_WITHIN >= ended.at);
+        (refused_perhaps(&ended.frame) && !explained).then_some(until)
+    }
+
     /// Sends ends of streams and, last, the exit, when their time has come and the window takes them.
     pub(super) fn finish(&mut self, now: Instant) {
         if self.exit_sent {
@@ -60,6 +70,9 @@ impl Shepherd {
             if overdue || drained {
                 self.outputs.iter_mut().for_each(|output| output.fd = None);
             }
+        }
+        if self.explained_at().is_some_and(|at| now < at) {
+            return;
         }
         let done = self.outputs.iter().all(|output| output.fd.is_none());
         if done && self.exit.is_some() && self.notices.is_waiting() {
@@ -106,6 +119,15 @@ impl Shepherd {
             control.write(&done);
         }
         let _ = waitid(Id::Pid(self.leader.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+    }
+}
+
+/// Killed, or 126 ("cannot execute"): how a command ends that policy refuses.
+fn refused_perhaps(exit: &Exit) -> bool {
+    match &exit.status {
+        Some(Status::Signal(name)) => name == "KILL",
+        Some(Status::Code(code)) => i64::from(*code) == i64::from(CANNOT_EXECUTE),
+        None => false,
     }
 }
 
