@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::caller::{Caller, Pending};
 use super::hosts::{FromHost, HostSession, ToHost};
-use super::inbox::Arrival;
+use super::inbox::{Arrival, Aside};
 use super::listing;
 use super::shared::Shared;
 use super::terminal::{End, Gone, Terminal};
@@ -23,6 +23,9 @@ const NOT_PERMITTED: u32 = 126;
 const INTERRUPTED: u32 = 130;
 /// A host that takes no input is not waited for when the client is gone: dropping the output half hangs up too.
 const HANGUP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// After a session's end was announced, for the last output and the exit.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
 /// Runs a channel to its end.
 pub async fn run(shared: Arc<Shared>, terminal: Terminal, work: Work) {
@@ -182,23 +185,41 @@ async fn bridge(
     };
     terminal.say_briefly(&why).await;
     let _ = tokio::time::timeout(HANGUP_PATIENCE, to_host.send(Input::Hangup)).await;
+    // What the program and the host still have to say.
+    let last = tokio::time::timeout(LAST_OUTPUT, &mut down).await;
     shared.disconnect(&why);
-    Ok(End::Code(NO_CONNECTION))
+    if let Ok(Err(Gone)) = last { Err(Gone) } else { Ok(End::Code(NO_CONNECTION)) }
 }
 
-/// Client to host. Ends when nothing more can come or go.
+/// Client to host. Ends when nothing more can go.
 async fn upwards(terminal: &Terminal, to_host: &dyn ToHost) {
-    loop {
-        let input = match terminal.inbox.next().await {
-            Arrival::Data(data) => Input::Data(data),
-            Arrival::Eof => Input::Eof,
-            Arrival::Resize(size) => Input::Resize(size),
-            Arrival::Signal(name) => Input::Signal(name),
-            Arrival::Gone => return,
-        };
-        if to_host.send(input).await.is_err() {
-            return;
+    let bytes = async {
+        loop {
+            let input = match terminal.inbox.next().await {
+                Arrival::Data(data) => Input::Data(data),
+                Arrival::Eof => Input::Eof,
+                Arrival::Gone => return,
+            };
+            if to_host.send(input).await.is_err() {
+                return;
+            }
         }
+    };
+    let asides = async {
+        loop {
+            let input = match terminal.inbox.next_aside().await {
+                Aside::Resize(size) => Input::Resize(size),
+                Aside::Signal(name) => Input::Signal(name),
+            };
+            if to_host.send(input).await.is_err() {
+                return;
+            }
+        }
+    };
+    // A program that reads nothing gets its signals all the same.
+    tokio::select! {
+        () = bytes => {}
+        () = asides => {}
     }
 }
 

@@ -3,7 +3,7 @@
 use super::address::{self, Address};
 use super::caller::Caller;
 use super::channel;
-use super::inbox::{self, Arrival, Inbox, TRICKLE, WINDOW};
+use super::inbox::{self, Aside, Inbox, TRICKLE, WINDOW};
 use super::jump;
 use super::login::Login;
 use super::shared::{Ending, Shared};
@@ -175,9 +175,9 @@ impl Connection {
         Ok(host)
     }
 
-    fn push_aside(&self, id: ChannelId, arrival: Arrival) {
+    fn push_aside(&self, id: ChannelId, aside: Aside) {
         if let Some(entry) = self.channels.get(&id) {
-            entry.inbox.push_aside(arrival);
+            entry.inbox.push_aside(aside);
         }
     }
 }
@@ -380,13 +380,13 @@ impl Handler for Connection {
         let size = WindowSize { columns, rows, width_px, height_px };
         match self.preparation(id) {
             Some(preparation) => preparation.resize(size),
-            None => self.push_aside(id, Arrival::Resize(size)),
+            None => self.push_aside(id, Aside::Resize(size)),
         }
         Ok(())
     }
 
     async fn signal(&mut self, id: ChannelId, signal: Sig, _session: &mut Session) -> Result<(), Self::Error> {
-        self.push_aside(id, Arrival::Signal(signal_name(&signal)));
+        self.push_aside(id, Aside::Signal(signal_name(&signal)));
         Ok(())
     }
 

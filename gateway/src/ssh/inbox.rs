@@ -33,22 +33,27 @@ pub fn credit(backlog: usize) -> u32 {
     WINDOW.saturating_sub(backlog).max(TRICKLE)
 }
 
-/// What comes out of an inbox.
+/// The next of a channel's bytes.
 #[derive(Debug, PartialEq)]
 pub enum Arrival {
     /// Bytes of the channel.
     Data(Bytes),
-    /// The terminal has a new size.
-    Resize(WindowSize),
-    /// A signal, without `SIG`.
-    Signal(String),
     /// The client sends no more bytes.
     Eof,
     /// The client closed the channel or is gone. Given again and again.
     Gone,
 }
 
-/// One channel's inbox.
+/// What does not wait behind bytes.
+#[derive(Debug, PartialEq)]
+pub enum Aside {
+    /// The terminal has a new size.
+    Resize(WindowSize),
+    /// A signal, without `SIG`.
+    Signal(String),
+}
+
+/// One channel's inbox. One task reads its bytes, and the same or another one the rest.
 pub struct Inbox {
     state: Mutex<State>,
     gone: CancellationToken,
@@ -59,9 +64,10 @@ pub struct Inbox {
 struct State {
     data: VecDeque<BytesMut>,
     backlog: usize,
-    aside: VecDeque<Arrival>,
+    aside: VecDeque<Aside>,
     eof: Eof,
     reader: Option<Waker>,
+    aside_reader: Option<Waker>,
 }
 
 #[derive(Default, PartialEq)]
@@ -112,17 +118,17 @@ impl Inbox {
         }
     }
 
-    /// Takes in a signal or a window size, which overtake bytes.
-    pub fn push_aside(&self, arrival: Arrival) {
+    /// Takes in a signal or a window size.
+    pub fn push_aside(&self, aside: Aside) {
         let mut state = self.lock();
         // Of several sizes only the last one matters.
-        if matches!(arrival, Arrival::Resize(_)) {
-            state.aside.retain(|waiting| !matches!(waiting, Arrival::Resize(_)));
+        if matches!(aside, Aside::Resize(_)) {
+            state.aside.retain(|waiting| !matches!(waiting, Aside::Resize(_)));
         }
         if state.aside.len() == MAX_ASIDE {
             state.aside.pop_front();
         }
-        state.aside.push_back(arrival);
+        state.aside.push_back(aside);
         state.wake();
     }
 
@@ -150,7 +156,7 @@ impl Inbox {
         &self.gone
     }
 
-    /// Next, in order of urgency: gone, signals and sizes, bytes, end.
+    /// The next bytes, or their end.
     pub async fn next(&self) -> Arrival {
         poll_fn(|cx| self.poll_next(cx, usize::MAX)).await
     }
@@ -161,9 +167,6 @@ impl Inbox {
             return Poll::Ready(Arrival::Gone);
         }
         let mut state = self.lock();
-        if let Some(arrival) = state.aside.pop_front() {
-            return Poll::Ready(arrival);
-        }
         if let Some(first) = state.data.front_mut() {
             let data = if first.len() > most { first.split_to(most) } else { std::mem::take(first) };
             if first.is_empty() {
@@ -185,6 +188,21 @@ impl Inbox {
         Poll::Pending
     }
 
+    /// The next signal or window size; waits for ever once the client is gone.
+    pub async fn next_aside(&self) -> Aside {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            match state.aside.pop_front() {
+                Some(aside) => Poll::Ready(aside),
+                None => {
+                    state.aside_reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
     /// Resolves when the person presses Ctrl-C: a byte 3 from a terminal in raw mode. Takes everything up to it,
     /// for there is nobody yet to give it to; signals `INT`, `TERM` and `HUP` count too.
     pub async fn interrupted(&self) {
@@ -192,8 +210,8 @@ impl Inbox {
         poll_fn(|cx| {
             let mut state = self.lock();
             let mut pressed = false;
-            state.aside.retain(|arrival| {
-                let stops = matches!(arrival, Arrival::Signal(name) if matches!(name.as_str(), "INT" | "TERM" | "HUP"));
+            state.aside.retain(|aside| {
+                let stops = matches!(aside, Aside::Signal(name) if matches!(name.as_str(), "INT" | "TERM" | "HUP"));
                 pressed |= stops;
                 !stops
             });
@@ -227,7 +245,7 @@ impl Default for Inbox {
 
 impl State {
     fn wake(&mut self) {
-        if let Some(reader) = self.reader.take() {
+        for reader in [self.reader.take(), self.aside_reader.take()].into_iter().flatten() {
             reader.wake();
         }
     }
@@ -243,15 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_out_in_order_and_once_and_signals_overtake_them() {
+    fn bytes_come_out_in_order_and_once_and_signals_beside_them() {
         let inbox = Inbox::new();
         inbox.push(b"ab");
         inbox.push(b"cd");
-        inbox.push_aside(Arrival::Signal("INT".into()));
+        inbox.push_aside(Aside::Signal("INT".into()));
         inbox.end();
         inbox.push(b"after the end");
         assert_eq!(inbox.backlog(), 4);
-        assert_eq!(now(&inbox), Some(Arrival::Signal("INT".into())));
+        assert_eq!(inbox.next_aside().now_or_never(), Some(Aside::Signal("INT".into())));
+        assert_eq!(inbox.next_aside().now_or_never(), None);
         assert_eq!(now(&inbox), Some(Arrival::Data(Bytes::from_static(b"abcd"))));
         assert_eq!(now(&inbox), Some(Arrival::Eof));
         assert_eq!(now(&inbox), None);
@@ -275,7 +294,7 @@ mod tests {
             inbox.push(b"x");
         }
         for _ in 0..10_000 {
-            inbox.push_aside(Arrival::Signal("INT".into()));
+            inbox.push_aside(Aside::Signal("INT".into()));
         }
         assert_eq!(inbox.lock().data.len(), 1);
         assert_eq!(inbox.lock().aside.len(), MAX_ASIDE);

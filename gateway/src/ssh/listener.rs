@@ -19,10 +19,12 @@ use tokio_util::task::TaskTracker;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between the last words and the cut: clients read them and close.
 const GRACE: Duration = Duration::from_secs(2);
-/// When the gateway stops, sessions get this long to say so in their terminals.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// When the gateway stops, sessions get this long to say so in their terminals and to end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// When one channel has decided that the connection ends, the others get this long to say why.
+const OTHERS: Duration = Duration::from_millis(300);
 /// A connection that is neither closed nor cut by then is left to the end of the process.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// Serves until the gateway shuts down and its connections are closed.
 pub async fn serve(door: Arc<Door>, listener: TcpListener) {
@@ -109,12 +111,12 @@ pub async fn drive(
             say_goodbye(&handle, "log-in took too long").await;
         }
         () = end.wanted.cancelled() => {
-            // What channels still have to say is queued before it.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(OTHERS).await;
             say_goodbye(&handle, end.reason()).await;
         }
         () = door.shutdown.cancelled() => {
-            tokio::time::sleep(LAST_WORDS).await;
+            // They close the connection when they are done.
+            let _ = tokio::time::timeout(LAST_WORDS, end.wanted.cancelled()).await;
             say_goodbye(&handle, "the gateway is shutting down; connect again soon").await;
         }
     }

@@ -68,6 +68,9 @@ impl Login {
         let Stage::ExpectProof { has_keys: true, .. } = &self.stage else { return };
         let failure = "no key that was offered is bound or certified here, and nobody signed in";
         let (hosts, client) = (Arc::clone(&self.door.hosts), self.client);
+        if !self.may_act() {
+            return;
+        }
         // Only inside a runtime, which is there whenever a connection ends by itself.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -76,6 +79,15 @@ impl Login {
                 let _ = hosts.sign_in_record(attempt).await;
             });
         }
+    }
+
+    /// Strangers cause links at the provider and failures on the record: not without limit.
+    fn may_act(&self) -> bool {
+        let may = self.door.slots.may_act(self.client.ip());
+        if !may {
+            tracing::warn!(client = %self.client, "too many failed log-ins or sign-ins; this one is not recorded");
+        }
+        may
     }
 
     /// Not this; something else may do.
@@ -144,8 +156,10 @@ impl Login {
                     client: self.client,
                     failure: Some(&failure),
                 };
-                // It is refused either way.
-                let _ = self.door.hosts.sign_in_record(attempt).await;
+                if self.may_act() {
+                    // It is refused either way.
+                    let _ = self.door.hosts.sign_in_record(attempt).await;
+                }
                 Self::reject()
             }
         }
@@ -165,6 +179,13 @@ impl Login {
             Stage::ExpectPerson { pending } => return self.show_link(pending),
             Stage::ExpectEnd | Stage::Done(_) => return Self::give_up(),
         };
+        if !self.may_act() {
+            self.stage = Stage::ExpectEnd;
+            return show(
+                format!("You cannot sign in to {}", self.door.name),
+                "Too many sign-ins were started; try again in a minute.".to_owned(),
+            );
+        }
         match self.door.openid.start_device_sign_in().await {
             Ok(sign_in) => {
                 let followup = Followup {

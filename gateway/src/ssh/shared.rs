@@ -13,8 +13,11 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-/// Channels get this long to say why in their own words before the connection is closed under them.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Channels get this long to say why in their own words, and to take the last output of their programs, before
+/// the connection is closed under them.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+/// The message that says goodbye waits this long for its place.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Made when authentication succeeds.
 pub struct Shared {
@@ -120,5 +123,5 @@ fn end_when(end: &Arc<Ending>, reason: impl Future<Output = String> + Send + 'st
 pub async fn say_goodbye(handle: &Handle, reason: &str) {
     let goodbye = handle.disconnect(russh::Disconnect::ByApplication, reason.to_owned(), "en".to_owned());
     // A client that reads nothing is cut off afterwards.
-    let _ = tokio::time::timeout(LAST_WORDS, goodbye).await;
+    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
 }

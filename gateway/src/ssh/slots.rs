@@ -1,12 +1,21 @@
-//! How many connections may be without an identity: in all, and from one address.
+//! How many connections may be without an identity, and how often they may trouble others: in all, and from one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Costly acts of strangers (a link from the provider, a failure on the record) are counted over this time.
+const PERIOD: Duration = Duration::from_secs(60);
+/// So many of them are permitted from one address.
+const ACTS_PER_ADDRESS: usize = 30;
+/// And so many from all.
+const ACTS: usize = 600;
 
 /// Counts them.
 pub struct Slots {
     counts: Mutex<Counts>,
+    acts: Mutex<Acts>,
     most: usize,
     most_per_address: usize,
 }
@@ -15,6 +24,11 @@ pub struct Slots {
 struct Counts {
     all: usize,
     per_address: HashMap<IpAddr, usize>,
+}
+
+struct Acts {
+    since: Instant,
+    counts: Counts,
 }
 
 /// A connection's place among those without an identity; given back when dropped.
@@ -27,7 +41,8 @@ impl Slots {
     /// With these limits.
     #[must_use]
     pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { counts: Mutex::default(), most, most_per_address })
+        let acts = Mutex::new(Acts { since: Instant::now(), counts: Counts::default() });
+        Arc::new(Self { counts: Mutex::default(), acts, most, most_per_address })
     }
 
     /// A place, if there is one.
@@ -42,6 +57,29 @@ impl Slots {
         counts.all += 1;
         counts.per_address.insert(address, here + 1);
         Some(Slot { slots: Arc::clone(self), address })
+    }
+}
+
+impl Slots {
+    /// Whether a stranger at this address may do one more thing that costs others something.
+    #[must_use]
+    pub fn may_act(&self, address: IpAddr) -> bool {
+        let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        if acts.since.elapsed() >= PERIOD {
+            *acts = Acts { since: Instant::now(), counts: Counts::default() };
+        }
+        let Counts { all, per_address } = &mut acts.counts;
+        // Bounded: addresses enter the map only while there is room for acts in all.
+        if *all >= ACTS {
+            return false;
+        }
+        let here = per_address.entry(network(address)).or_default();
+        if *here >= ACTS_PER_ADDRESS {
+            return false;
+        }
+        *here += 1;
+        *all += 1;
+        true
     }
 }
 
@@ -83,6 +121,18 @@ mod tests {
         drop(first);
         assert!(slots.take(a).is_some());
         assert!(slots.counts.lock().expect("lock").per_address.len() == 2);
+    }
+
+    #[test]
+    fn acts_of_strangers_are_limited() {
+        let slots = Slots::new(1, 1);
+        let address = |n: u8| IpAddr::from([192, 0, 2, n]);
+        assert_eq!((0..100).filter(|_| slots.may_act(address(1))).count(), ACTS_PER_ADDRESS);
+        assert!(slots.may_act(address(2)));
+        let others = (3..250).flat_map(|n| std::iter::repeat_n(n, 10)).filter(|n| slots.may_act(address(*n))).count();
+        assert_eq!(others, ACTS - ACTS_PER_ADDRESS - 1);
+        slots.acts.lock().expect("lock").since = Instant::now().checked_sub(PERIOD).expect("clock");
+        assert!(slots.may_act(address(1)));
     }
 
     #[test]
