@@ -37,6 +37,7 @@ pub(crate) fn build<'a>(
 ) -> Result<(Automaton, Vec<Vec<u32>>), TooLarge> {
     let mut nfa = Nfa::default();
     for (id, atom) in atoms {
+        nfa.sink(id);
         nfa.add(id, atom);
     }
     nfa.determinise()
@@ -71,11 +72,15 @@ struct Nfa {
     nodes: Vec<Node>,
     /// To share beginnings.
     trie: HashMap<(u32, Step), u32>,
+    /// Where arguments begin, if a pattern needs that.
+    argument: Option<u32>,
+    /// For each atom the node where it holds whatever follows.
+    sinks: HashMap<u32, u32>,
 }
 
 impl Default for Nfa {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()], trie: HashMap::new() }
+        Self { nodes: vec![Node::default()], trie: HashMap::new(), argument: None, sinks: HashMap::new() }
     }
 }
 
@@ -88,16 +93,13 @@ impl Nfa {
                 }
             }
             Atom::SomeArg(args) => {
-                let anything = Step::Loop(Loop::Anything);
-                let separator = Step::Byte(SEPARATOR);
+                // All arguments of all atoms share one trie, entered where an argument begins.
+                let begin = self.argument_begins();
+                let sink = self.sink(id);
                 for arg in args {
-                    let exact: Vec<Step> = arg.iter().map(|byte| Step::Byte(*byte)).collect();
-                    for before in [&[][..], &[anything, separator]] {
-                        let end = self.path(0, before.iter().chain(&exact).copied());
-                        self.holds(end, id);
-                        let end = self.path(end, [separator, anything].into_iter());
-                        self.holds(end, id);
-                    }
+                    let end = self.path(begin, arg.iter().map(|byte| Step::Byte(*byte)));
+                    self.holds(end, id);
+                    self.edge(end, Step::Byte(SEPARATOR), sink);
                 }
             }
             Atom::EveryArg(args) => {
@@ -107,9 +109,7 @@ impl Nfa {
                 for arg in args {
                     let end = self.path(root, arg.iter().map(|byte| Step::Byte(*byte)));
                     self.holds(end, id);
-                    if !self.nodes[end as usize].edges.contains(&(Step::Byte(SEPARATOR), root)) {
-                        self.nodes[end as usize].edges.push((Step::Byte(SEPARATOR), root));
-                    }
+                    self.edge(end, Step::Byte(SEPARATOR), root);
                 }
             }
             Atom::Fileless | Atom::Address(_) | Atom::Port(_) | Atom::Protocol(_) => {}
@@ -145,6 +145,87 @@ impl Nfa {
     fn node(&mut self) -> u32 {
         self.nodes.push(Node::default());
         self.nodes.len() as u32 - 1
+    }
+
+    fn edge(&mut self, from: u32, step: Step, to: u32) {
+        let edges = &mut self.nodes[from as usize].edges;
+        if !edges.contains(&(step, to)) {
+            edges.push((step, to));
+        }
+    }
+
+    fn argument_begins(&mut self) -> u32 {
+        if let Some(node) = self.argument {
+            return node;
+        }
+        let begin = self.node();
+        self.argument = Some(begin);
+        self.nodes[0].free.push(begin);
+        let before = self.path(0, [Step::Loop(Loop::Anything)].into_iter());
+        self.edge(before, Step::Byte(SEPARATOR), begin);
+        begin
+    }
+
+    fn sink(&mut self, id: u32) -> u32 {
+        if let Some(node) = self.sinks.get(&id) {
+            return *node;
+        }
+        let node = self.node();
+        self.nodes[node as usize].repeats = Some(Loop::Anything);
+        self.nodes[node as usize].holds.push(id);
+        self.sinks.insert(id, node);
+        node
+    }
+
+    /// The atoms that can still come to hold from each node; sorted.
+    fn reach(&self) -> Vec<Vec<u32>> {
+        let mut reach: Vec<BTreeSet<u32>> =
+            self.nodes.iter().map(|node| node.holds.iter().copied().collect()).collect();
+        // Most nodes lead to later ones, so that few rounds suffice.
+        loop {
+            let mut changed = false;
+            for at in (0..self.nodes.len()).rev() {
+                let node = &self.nodes[at];
+                let before = reach[at].len();
+                let mut all = std::mem::take(&mut reach[at]);
+                for to in node.edges.iter().map(|(_, to)| to).chain(&node.free) {
+                    if *to as usize != at {
+                        all.extend(&reach[*to as usize]);
+                    }
+                }
+                changed |= all.len() != before;
+                reach[at] = all;
+            }
+            if !changed {
+                return reach.into_iter().map(|all| all.into_iter().collect()).collect();
+            }
+        }
+    }
+
+    /// The set of nodes without what no longer matters: once an atom holds whatever follows, it is of no interest in
+    /// which ways it might come to hold again.
+    fn settle(&self, nodes: Vec<u32>, reach: &[Vec<u32>]) -> Vec<u32> {
+        let mut settled: Vec<u32> = Vec::new();
+        for node in &nodes {
+            let node = &self.nodes[*node as usize];
+            if node.repeats == Some(Loop::Anything) {
+                settled.extend(&node.holds);
+            }
+        }
+        if settled.is_empty() {
+            return nodes;
+        }
+        settled.sort_unstable();
+        settled.dedup();
+        let within = |all: &Vec<u32>| {
+            all.len() <= settled.len() && all.iter().all(|atom| settled.binary_search(atom).is_ok())
+        };
+        let mut left: Vec<u32> =
+            nodes.into_iter().filter(|node| !within(&reach[*node as usize])).collect();
+        left.extend(settled.iter().map(|atom| self.sinks[atom]));
+        left.sort_unstable();
+        left.dedup();
+        left
     }
 
     /// Follows the steps from a node, making what is missing.
@@ -209,7 +290,8 @@ impl Nfa {
         let mut sets: Vec<Vec<u32>> = Vec::new();
         let mut classes: HashMap<Vec<u32>, u32> = HashMap::new();
         let mut automaton = Automaton { symbols, n_symbols, next: vec![], class: vec![], start: 0 };
-        let start = self.closure(vec![0]);
+        let reach = self.reach();
+        let start = self.settle(self.closure(vec![0]), &reach);
         states.insert(start.clone(), 0);
         sets.push(start);
         let mut at = 0;
@@ -259,7 +341,7 @@ impl Nfa {
                 if symbol != slash {
                     to.extend(&but_slash);
                 }
-                let to = self.closure(to);
+                let to = self.settle(self.closure(to), &reach);
                 let state = match states.get(&to) {
                     Some(state) => *state,
                     None => {
@@ -451,16 +533,5 @@ impl Automaton {
             }
         }
         block_of
-    }
-
-    /// The class that a text leads to.
-    #[cfg(test)]
-    pub(crate) fn run(&self, text: &[u8]) -> u32 {
-        let mut state = self.start;
-        for byte in text {
-            let symbol = usize::from(self.symbols[usize::from(*byte)]);
-            state = self.next[state as usize * self.n_symbols + symbol];
-        }
-        self.class[state as usize]
     }
 }

@@ -483,13 +483,13 @@ impl Tables<'_> {
 
     fn ports(&self) -> (Vec<bool>, Trie, Vec<Vec<u32>>) {
         let (marks, list) = self.layer(|atom| matches!(atom, Atom::Port(_)));
-        let mut begins: BTreeMap<u32, Vec<u32>> = BTreeMap::from([(0, vec![])]);
-        let mut ends: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        // Where atoms begin and cease to hold.
+        let mut changes: BTreeMap<usize, Vec<(u32, bool)>> = BTreeMap::from([(0, vec![])]);
         for id in list {
             if let Atom::Port(ranges) = &**self.atoms.atom(id) {
                 for (low, high) in ranges {
-                    begins.entry(u32::from(*low)).or_default().push(id);
-                    ends.entry(u32::from(*high) + 1).or_default().push(id);
+                    changes.entry(usize::from(*low)).or_default().push((id, true));
+                    changes.entry(usize::from(*high) + 1).or_default().push((id, false));
                 }
             }
         }
@@ -497,17 +497,21 @@ impl Tables<'_> {
         let mut holding: BTreeSet<u32> = BTreeSet::new();
         let mut class_of = Vec::with_capacity(65_536);
         let mut class = 0;
-        for port in 0..65_536u32 {
-            let (ending, beginning) = (ends.get(&port), begins.get(&port));
-            if ending.is_some() || beginning.is_some() {
-                for id in ending.into_iter().flatten() {
-                    holding.remove(id);
-                }
-                holding.extend(beginning.into_iter().flatten());
-                class = classes.of(holding.iter().copied().collect());
+        for (port, changes) in changes {
+            class_of.resize(port, class);
+            if port > usize::from(u16::MAX) {
+                break;
             }
-            class_of.push(class);
+            for (id, begins) in changes {
+                if begins {
+                    holding.insert(id);
+                } else {
+                    holding.remove(&id);
+                }
+            }
+            class = classes.of(holding.iter().copied().collect());
         }
+        class_of.resize(65_536, class);
         (marks, trie::ports(&class_of), classes.holding)
     }
 }

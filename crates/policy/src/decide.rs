@@ -17,18 +17,24 @@ impl Policy {
     /// Several rules may apply. Of forbids the strongest `@on_violation` is named, then the first id; of
     /// permits the first id.
     pub fn decide(&self, question: &Question) -> Answer {
+        self.decide_by(question).0
+    }
+
+    /// The answer and the ids of all rules that apply and could have been named.
+    pub(crate) fn decide_by(&self, question: &Question) -> (Answer, Vec<&str>) {
         let denied = Answer { allowed: false, rule: None, observed: None, session_limit: None };
-        let Some(request) = request(question) else { return denied };
+        let Some(request) = request(question) else { return (denied, vec![]) };
         let entities = self.inner.known.with(question.principal(), question.host());
-        let (allowed, rules) = self.ask(&request, &self.inner.enforced, &entities);
+        let (allowed, mut rules) = self.ask(&request, &self.inner.enforced, &entities);
         let rule = if allowed { permit(&rules) } else { forbid(&rules) };
         let mut answer = Answer { allowed, rule: rule.map(|rule| rule.info.clone()), ..denied };
         if allowed {
             let (_, watched) = self.ask(&request, &self.inner.monitored, &entities);
             answer.observed = forbid(&watched).map(|rule| rule.info.clone());
             answer.session_limit = rules.iter().filter_map(|rule| rule.session_limit).min();
+            rules.extend(watched);
         }
-        answer
+        (answer, rules.into_iter().map(|rule| rule.info.id.as_str()).collect())
     }
 
     /// Local users as whom this person may open a session on this host, sorted, as far as rules name

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cedar_policy::pst::{Expr, Literal};
+use cedar_policy::pst::{Expr, Literal, Var};
 
 /// The direct parts of an expression.
 pub(crate) fn parts(expr: &Expr) -> Vec<&Arc<Expr>> {
@@ -28,5 +28,15 @@ pub(crate) fn strings(expr: &Expr, into: &mut BTreeSet<String>) {
     }
     for part in parts(expr) {
         strings(part, into);
+    }
+}
+
+/// Whether an expression reads one of these attributes of the context.
+pub(crate) fn reads(expr: &Expr, attributes: &[&str]) -> bool {
+    match expr {
+        Expr::GetAttr { expr, attr } if matches!(**expr, Expr::Var(Var::Context)) => {
+            attributes.contains(&attr.as_str())
+        }
+        other => parts(other).into_iter().any(|part| reads(part, attributes)),
     }
 }

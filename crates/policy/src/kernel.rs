@@ -33,10 +33,10 @@ impl KernelPolicy {
             if word & NEEDS_ARGS == 0 {
                 return Some(word);
             }
+            let args = args.strip_suffix(&[0]).unwrap_or(args);
             if args.len() > ARGS_JUDGED {
                 return None;
             }
-            let args = args.strip_suffix(&[0]).unwrap_or(args);
             let class = self.walk(&self.header.args, args)?;
             let row = (word & INDEX_MASK) * self.header.args.classes;
             self.read(self.header.args_table, row + class)

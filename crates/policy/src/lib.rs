@@ -2,13 +2,20 @@
 //!
 //! A [`Bundle`] is a folder of Cedar policies with their entities and test cases; its version is the hash of its
 //! canonical archive. [`Policy::load`] checks one and reports all faults at once; [`Policy::decide`] asks Cedar's
-//! own authorizer. Everything a policy can speak of is in [`SCHEMA`].
+//! own authorizer. [`Policy::compile`] makes the tables that the kernel programs walk, for one person on one host as
+//! one local user; [`KernelPolicy`] walks them as the kernel does and answers what Cedar answers
+//! (`tests/differential.rs`). Everything a policy can speak of is in [`SCHEMA`].
+//!
+//! The way of a policy into the kernel: [`load`] (Cedar's parser and validator) → [`residual`] (what is known is
+//! folded away) → [`formula`] (what is left, with Cedar's errors) → [`automaton`] and [`trie`] (values to classes) →
+//! [`table`] (classes to decisions) → [`compile`] (into the arena).
 //!
 //! Pure: no clock, no network, and no file except in [`Bundle::read_dir`].
 
 mod archive;
 mod automaton;
 mod bundle;
+mod cases;
 mod compile;
 mod decide;
 mod diagnostic;
@@ -17,6 +24,7 @@ mod expr;
 mod formula;
 mod kernel;
 mod load;
+mod placement;
 mod port;
 mod question;
 mod residual;
@@ -26,9 +34,11 @@ mod table;
 mod trie;
 
 pub use archive::fuzz_archive;
-pub use compile::CompileError;
 pub use bundle::{Bundle, BundleError};
+pub use cases::{TestFailure, TestReport};
+pub use compile::CompileError;
 pub use diagnostic::{Diagnostics, Fault};
 pub use kernel::KernelPolicy;
 pub use load::{Policy, SCHEMA};
+pub use placement::{Cost, Enforcement, Place, Placement};
 pub use question::{Answer, GatewayAction, OnViolation, Principal, Question, RuleInfo};

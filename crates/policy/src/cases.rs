@@ -1,0 +1,332 @@
+//! Test cases of a bundle: `tests/*.toml`, each a question with the answer that is expected.
+//!
+//! Every case of a session is asked twice, of Cedar's authorizer and of the compiled tables.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use sallyport_sensor_abi::policy::{DENY, OBSERVED, Word};
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{Bundle, INCLUDE};
+use crate::kernel::KernelPolicy;
+use crate::load::Policy;
+use crate::question::{Answer, GatewayAction, Principal, Question, RuleInfo};
+use crate::rule::DEFAULT_RULE;
+
+/// What running a bundle's cases gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TestReport {
+    /// How many cases there are.
+    pub cases: usize,
+    /// Those that failed, and files that are not valid.
+    pub failures: Vec<TestFailure>,
+    /// Rules of the bundle itself (not of included ones) that no case calls on.
+    pub uncovered: Vec<RuleInfo>,
+}
+
+/// A case that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TestFailure {
+    /// File in the bundle.
+    pub file: String,
+    /// Line where the case begins, from 1.
+    pub line: u32,
+    /// The question.
+    pub case: String,
+    /// What was expected and what came.
+    pub message: String,
+}
+
+impl TestReport {
+    /// Whether every case passed.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+impl fmt::Display for TestReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in &self.failures {
+            let TestFailure { file, line, case, message } = failure;
+            writeln!(f, "{file}:{line}: {case}: {message}")?;
+        }
+        for rule in &self.uncovered {
+            writeln!(f, "{}:{}: no case calls on rule `{}`", rule.file, rule.line, rule.id)?;
+        }
+        let failed = self.failures.len();
+        write!(f, "{} cases, {failed} failed, {} rules without a case", self.cases, self.uncovered.len())
+    }
+}
+
+/// A file of cases.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    people: BTreeMap<String, Person>,
+    #[serde(default, rename = "case")]
+    cases: Vec<toml::Spanned<Case>>,
+}
+
+/// `[people.NAME]`.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Person {
+    user: String,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default = "human")]
+    kind: String,
+    #[serde(default)]
+    issuer: String,
+    #[serde(default)]
+    on_behalf_of: String,
+}
+
+fn human() -> String {
+    "human".to_owned()
+}
+
+/// `[[case]]`: exactly one of `open_session`, `exec`, `connect` and `gateway`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// A name from `[people]`.
+    who: String,
+    /// Host.
+    #[serde(default, rename = "where")]
+    host: Option<String>,
+    /// Local user.
+    #[serde(default, rename = "as")]
+    local_user: Option<String>,
+    /// Address of the client.
+    #[serde(default)]
+    open_session: Option<IpAddr>,
+    /// Path of the program.
+    #[serde(default)]
+    exec: Option<String>,
+    /// Its arguments; if left out, the program's name alone.
+    #[serde(default)]
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    fileless: bool,
+    /// `tcp 192.0.2.1:443`; protocols are `tcp`, `udp`, `icmp` or a number.
+    #[serde(default)]
+    connect: Option<String>,
+    #[serde(default)]
+    gateway: Option<GatewayAction>,
+    expect: Verdict,
+    /// Id of the rule that must decide; `default-deny` for none.
+    #[serde(default)]
+    rule: Option<String>,
+    /// Id of the monitored rule that must be noticed.
+    #[serde(default)]
+    observed: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Allow,
+    Deny,
+}
+
+impl Policy {
+    /// Runs the cases of the bundle that this policy was loaded from.
+    pub fn run_tests(&self, bundle: &Bundle) -> TestReport {
+        let mut run = Run { policy: self, report: TestReport::default(), called: BTreeSet::new(), compiled: HashMap::new() };
+        for (path, content) in &bundle.files {
+            if path.starts_with("tests/") && path.ends_with(".toml") {
+                run.file(path, content);
+            }
+        }
+        let own = self.rules().filter(|rule| !rule.file.starts_with(INCLUDE));
+        run.report.uncovered = own.filter(|rule| !run.called.contains(rule.id.as_str())).cloned().collect();
+        run.report
+    }
+}
+
+struct Run<'a> {
+    policy: &'a Policy,
+    report: TestReport,
+    /// Ids of rules that some case called on.
+    called: BTreeSet<&'a str>,
+    /// By person, host and local user.
+    compiled: HashMap<(Principal, String, String), Result<KernelPolicy, String>>,
+}
+
+impl<'a> Run<'a> {
+    fn file(&mut self, path: &str, content: &[u8]) {
+        let text = String::from_utf8_lossy(content);
+        let file: File = match toml::from_str(&text) {
+            Ok(file) => file,
+            Err(error) => {
+                let line = error.span().map_or(1, |span| crate::diagnostic::line_of(&text, span.start));
+                let message = error.message().trim_end().to_owned();
+                self.fail(path, line, "the file".into(), message);
+                return;
+            }
+        };
+        for case in &file.cases {
+            self.report.cases += 1;
+            let line = crate::diagnostic::line_of(&text, case.span().start);
+            let case = case.get_ref();
+            match question(case, &file.people) {
+                Err(message) => self.fail(path, line, "the case".into(), message),
+                Ok(question) => {
+                    if let Some(message) = self.ask(case, &question) {
+                        self.fail(path, line, title(&case.who, &question), message);
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, file: &str, line: u32, case: String, message: String) {
+        self.report.failures.push(TestFailure { file: file.to_owned(), line, case, message });
+    }
+
+    /// What is wrong with the answer.
+    fn ask(&mut self, case: &Case, question: &Question) -> Option<String> {
+        let policy: &'a Policy = self.policy;
+        let (answer, rules) = policy.decide_by(question);
+        self.called.extend(rules);
+        let got = told(&answer);
+        let rule = answer.rule.as_ref().map_or(DEFAULT_RULE, |rule| &rule.id);
+        if answer.allowed != (case.expect == Verdict::Allow) {
+            let wanted = if case.expect == Verdict::Allow { "allow" } else { "deny" };
+            return Some(format!("expected {wanted}, got {got}"));
+        }
+        if case.rule.as_ref().is_some_and(|wanted| wanted != rule) {
+            return Some(format!("expected rule `{}`, got {got}", case.rule.as_deref().unwrap_or_default()));
+        }
+        let observed = answer.observed.as_ref().map(|rule| rule.id.as_str());
+        if case.observed.is_some() && case.observed.as_deref() != observed {
+            return Some(format!(
+                "expected monitored rule `{}` to notice it, got {got}",
+                case.observed.as_deref().unwrap_or_default(),
+            ));
+        }
+        let word = match self.judge(question)? {
+            Ok((word, rule)) => (word, rule),
+            Err(error) => return Some(error),
+        };
+        let expected = answer.observed.as_ref().map_or(rule, |rule| &rule.id);
+        let same = (word.0 & DENY == 0) == answer.allowed
+            && (word.0 & OBSERVED != 0) == answer.observed.is_some()
+            && word.1 == expected;
+        (!same).then(|| format!("the compiled tables say rule `{}` ({:#x}), Cedar says {got}", word.1, word.0))
+    }
+
+    /// The answer of the compiled tables; none for what the kernel does not judge.
+    fn judge(&mut self, question: &Question) -> Option<Result<(Word, String), String>> {
+        let (principal, host, local_user) = match question {
+            Question::Exec { principal, host, local_user, .. }
+            | Question::Connect { principal, host, local_user, .. } => (principal, host, local_user),
+            Question::OpenSession { .. } | Question::Gateway { .. } => return None,
+        };
+        let key = (principal.clone(), host.clone(), local_user.clone());
+        let compiled = self.compiled.entry(key).or_insert_with(|| {
+            self.policy.compile(principal, host, local_user).map_err(|error| error.to_string())
+        });
+        let compiled = match compiled {
+            Ok(compiled) => compiled,
+            Err(error) => return Some(Err(error.clone())),
+        };
+        let word = match question {
+            Question::Exec { path, args, fileless, .. } => {
+                let mut bytes = args.join("\0").into_bytes();
+                bytes.push(0);
+                compiled.judge_exec(path.as_bytes(), &bytes, *fileless)
+            }
+            Question::Connect { address, port, protocol, .. } => {
+                compiled.judge_connect(*address, *port, *protocol)
+            }
+            Question::OpenSession { .. } | Question::Gateway { .. } => return None,
+        };
+        let rule = compiled.rule(word).map(|rule| rule.id.clone()).unwrap_or_default();
+        Some(Ok((word, rule)))
+    }
+}
+
+fn told(answer: &Answer) -> String {
+    let verdict = if answer.allowed { "allow" } else { "deny" };
+    let rule = answer.rule.as_ref().map_or(DEFAULT_RULE, |rule| &rule.id);
+    let noticed = answer
+        .observed
+        .as_ref()
+        .map_or(String::new(), |rule| format!(", noticed by `{}`", rule.id));
+    format!("{verdict} by rule `{rule}`{noticed}")
+}
+
+fn question(case: &Case, people: &BTreeMap<String, Person>) -> Result<Question, String> {
+    let person = people.get(&case.who).ok_or_else(|| {
+        format!("`{}` is not in [people]: add [people.{}] with `user` and `groups`", case.who, case.who)
+    })?;
+    let principal = Principal {
+        user: person.user.clone(),
+        groups: person.groups.clone(),
+        kind: person.kind.clone(),
+        issuer: person.issuer.clone(),
+        on_behalf_of: person.on_behalf_of.clone(),
+    };
+    if case.exec.is_none() && (case.args.is_some() || case.fileless) {
+        return Err("`args` and `fileless` belong to `exec`".into());
+    }
+    if let (Some(action), None, None, None) = (case.gateway, &case.exec, &case.connect, case.open_session)
+    {
+        if case.host.is_some() || case.local_user.is_some() {
+            return Err("`where` and `as` do not belong to `gateway`".into());
+        }
+        return Ok(Question::Gateway { principal, action });
+    }
+    let host = case.host.clone().ok_or("`where` names the host; it is missing")?;
+    let local_user = case.local_user.clone().ok_or("`as` names the local user; it is missing")?;
+    match (&case.exec, &case.connect, case.open_session, case.gateway) {
+        (Some(path), None, None, None) => {
+            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            let args = case.args.clone().unwrap_or_else(|| vec![name]);
+            if path.contains('\0') || args.iter().any(|arg| arg.contains('\0')) {
+                return Err("paths and arguments cannot hold a zero byte".into());
+            }
+            let fileless = case.fileless;
+            Ok(Question::Exec { principal, host, local_user, path: path.clone(), args, fileless })
+        }
+        (None, Some(to), None, None) => {
+            let (protocol, to) = to.split_once(' ').unwrap_or(("", to));
+            let protocol = match protocol {
+                "tcp" => 6,
+                "udp" => 17,
+                "icmp" => 1,
+                number => number.parse().map_err(|_| {
+                    "`connect` is written like \"tcp 192.0.2.1:443\" or \"udp [2001:db8::1]:53\""
+                })?,
+            };
+            let to: SocketAddr =
+                to.parse().map_err(|_| format!("`{to}` is not an address with a port"))?;
+            Ok(Question::Connect { principal, host, local_user, address: to.ip(), port: to.port(), protocol })
+        }
+        (None, None, Some(client_address), None) => {
+            Ok(Question::OpenSession { principal, host, local_user, client_address })
+        }
+        _ => Err("a case has exactly one of `open_session`, `exec`, `connect`, `gateway`".into()),
+    }
+}
+
+fn title(who: &str, question: &Question) -> String {
+    match question {
+        Question::OpenSession { host, local_user, client_address, .. } => {
+            format!("{who} opens a session as {local_user} on {host} from {client_address}")
+        }
+        Question::Exec { host, local_user, path, args, .. } => {
+            format!("{who} as {local_user} on {host} runs {path} {args:?}")
+        }
+        Question::Connect { host, local_user, address, port, protocol, .. } => {
+            let protocol = crate::decide::protocol_name(*protocol);
+            format!("{who} as {local_user} on {host} connects to {protocol} {}", SocketAddr::new(*address, *port))
+        }
+        Question::Gateway { action, .. } => format!("{who} asks for {}", action.name()),
+    }
+}

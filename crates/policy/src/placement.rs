@@ -1,0 +1,156 @@
+//! Where each rule is enforced, how, and what it costs there.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::automaton;
+use crate::formula::{Atom, Atoms, Text};
+use crate::load::Policy;
+use crate::question::{GatewayAction, RuleInfo};
+use crate::residual::{self, Action};
+
+/// Where one rule is enforced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    /// The rule.
+    pub rule: RuleInfo,
+    /// It forbids; otherwise it permits.
+    pub forbids: bool,
+    /// It is only watched: what it would deny is recorded and goes on.
+    pub monitored: bool,
+    /// One for each action that its scope admits.
+    pub places: Vec<Place>,
+}
+
+/// Where a rule is enforced for one action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Name of the Cedar action.
+    pub action: String,
+    /// On a kernel with BPF LSM.
+    pub lsm: Enforcement,
+    /// On a kernel without.
+    pub tracepoint: Enforcement,
+    /// What the rule adds to the tables, by itself and for somebody to whom all of it applies.
+    pub cost: Cost,
+}
+
+/// How a denial comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcement {
+    /// The gateway refuses: nothing reaches a host.
+    Gateway,
+    /// The kernel refuses the program: it never runs.
+    DeniedBeforeItRuns,
+    /// The kernel kills the program before its first instruction: only then can the arguments be trusted,
+    /// or this kernel offers nothing earlier.
+    KilledAtFirstInstruction,
+    /// The kernel refuses the connection or datagram: nothing is sent.
+    ConnectionRefused,
+}
+
+impl fmt::Display for Enforcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gateway => "at the gateway",
+            Self::DeniedBeforeItRuns => "in the kernel, denied before it runs",
+            Self::KilledAtFirstInstruction => "in the kernel, killed before its first instruction",
+            Self::ConnectionRefused => "in the kernel, refused before anything is sent",
+        })
+    }
+}
+
+/// What a rule adds to the tables. The time of a decision does not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// States of an automaton for its conditions on path and name; 0 if it has none.
+    pub path_states: usize,
+    /// States of an automaton for its conditions on arguments; those of several rules multiply.
+    pub args_states: usize,
+    /// Ranges of addresses and ports.
+    pub ranges: usize,
+}
+
+impl Policy {
+    /// Where every rule is enforced, in order of ids.
+    pub fn placement(&self) -> Vec<Placement> {
+        self.inner
+            .rules
+            .values()
+            .map(|rule| {
+                let mut places = Vec::new();
+                for action in [Action::Exec, Action::Connect] {
+                    if rule.speaks_of(action.name()) {
+                        places.push(in_kernel(&rule.body, action));
+                    }
+                }
+                let at_gateway =
+                    ["open_session"].into_iter().chain(GatewayAction::ALL.map(GatewayAction::name));
+                for action in at_gateway.filter(|action| rule.speaks_of(action)) {
+                    places.push(Place {
+                        action: action.to_owned(),
+                        lsm: Enforcement::Gateway,
+                        tracepoint: Enforcement::Gateway,
+                        cost: Cost::default(),
+                    });
+                }
+                Placement {
+                    rule: rule.info.clone(),
+                    forbids: rule.forbids,
+                    monitored: rule.monitored,
+                    places,
+                }
+            })
+            .collect()
+    }
+}
+
+fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
+    let mut atoms = Atoms::default();
+    let mut used = BTreeSet::new();
+    // A loaded policy holds no condition that cannot be placed.
+    if let Ok(formula) = residual::condition(body, action, &mut atoms, None) {
+        formula.atoms(&mut used);
+    }
+    let chosen = |about: fn(&Atom) -> bool| {
+        let list: Vec<(u32, &Atom)> =
+            used.iter().map(|id| (*id, &**atoms.atom(*id))).filter(|(_, atom)| about(atom)).collect();
+        list
+    };
+    let states = |list: Vec<(u32, &Atom)>| match (list.is_empty(), automaton::build(list.into_iter())) {
+        (true, _) => 0,
+        (false, Ok((automaton, _))) => automaton.class.len(),
+        (false, Err(_)) => usize::MAX,
+    };
+    let on_args =
+        |atom: &Atom| matches!(atom, Atom::Text(Text::CommandLine, _) | Atom::SomeArg(_) | Atom::EveryArg(_));
+    let cost = Cost {
+        path_states: states(chosen(|atom| matches!(atom, Atom::Text(Text::Path | Text::Name, _)))),
+        args_states: states(chosen(on_args)),
+        ranges: used
+            .iter()
+            .map(|id| match &**atoms.atom(*id) {
+                Atom::Address(ranges) => ranges.len(),
+                Atom::Port(ranges) => ranges.len(),
+                _ => 0,
+            })
+            .sum(),
+    };
+    let reads_args = body.clauses().iter().any(|clause| {
+        let (cedar_policy::pst::Clause::When(expr) | cedar_policy::pst::Clause::Unless(expr)) = clause;
+        crate::expr::reads(expr, &["args", "command_line"])
+    });
+    let (lsm, tracepoint) = match action {
+        Action::Connect => (Enforcement::ConnectionRefused, Enforcement::ConnectionRefused),
+        Action::Exec if reads_args => {
+            (Enforcement::KilledAtFirstInstruction, Enforcement::KilledAtFirstInstruction)
+        }
+        Action::Exec => {
+            (Enforcement::DeniedBeforeItRuns, Enforcement::KilledAtFirstInstruction)
+        }
+    };
+    Place { action: action.name().to_owned(), lsm, tracepoint, cost }
+}

@@ -1,0 +1,56 @@
+//! The bundles that are shipped: each is without fault, passes its cases, and has a case for every rule.
+
+use std::path::PathBuf;
+
+use sallyport_policy::{Bundle, Policy, Principal};
+
+fn read(name: &str) -> Bundle {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../policies", name].iter().collect();
+    Bundle::read_dir(&folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn every_shipped_bundle_passes_its_cases() {
+    for name in ["base", "demo", "demo-tightened"] {
+        let bundle = read(name);
+        let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
+        let report = policy.run_tests(&bundle);
+        assert!(report.passed() && report.uncovered.is_empty(), "{name}:\n{report}");
+        assert!(report.cases > 0, "{name} has no cases");
+        let again = Bundle::from_archive(&bundle.to_archive()).expect("our own archive");
+        assert_eq!(again, bundle, "{name}");
+        assert_eq!(again.version(), policy.version());
+        println!("{name}: {report}");
+    }
+}
+
+#[test]
+fn a_case_can_fail() {
+    let bundle = read("demo-tightened");
+    let policy = Policy::load(&read("demo")).unwrap_or_else(|faults| panic!("{faults}"));
+    let report = policy.run_tests(&bundle);
+    assert_eq!(report.failures.len(), 2, "{report}");
+    assert!(report.failures[0].message.contains("expected deny, got allow"), "{report}");
+}
+
+#[test]
+fn the_demos_people_may_be_who_they_should() {
+    let policy = Policy::load(&read("demo")).unwrap_or_else(|faults| panic!("{faults}"));
+    let person = |user: &str, group: &str| Principal {
+        user: user.into(),
+        groups: vec![group.into()],
+        kind: "human".into(),
+        ..Principal::default()
+    };
+    let alice = person("alice@example.org", "engineers");
+    assert_eq!(policy.local_users(&alice, "web-1"), ["dev", "root"]);
+    assert_eq!(policy.local_users(&alice, "db-1"), Vec::<String>::new());
+    assert_eq!(policy.local_users(&person("carol@example.org", "contractors"), "web-1"), ["dev"]);
+    assert_eq!(policy.hosts(), ["build-1", "db-1", "web-1"]);
+    for placement in policy.placement() {
+        assert!(!placement.places.is_empty(), "{}", placement.rule.id);
+        println!("{} {:?}", placement.rule.id, placement.places);
+    }
+    let compiled = policy.compile(&alice, "web-1", "root").expect("compiles");
+    println!("{} words for {} rules", compiled.arena.len(), compiled.rules.len());
+}
