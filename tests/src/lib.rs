@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod browser;
+pub mod bundles;
 pub mod child;
 pub mod command_line;
 pub mod events;

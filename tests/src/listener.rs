@@ -14,12 +14,13 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Listens on a loopback address, on a port of the system's choice.
+    /// Listens on a loopback address; port 0 is one of the system's choice.
     ///
     /// # Errors
     /// The address is not to be had.
-    pub fn listen(address: &str) -> Result<Self> {
-        let listener = TcpListener::bind((address, 0)).with_context(|| format!("listen on {address}"))?;
+    pub fn listen(address: &str, port: u16) -> Result<Self> {
+        let listener =
+            TcpListener::bind((address, port)).with_context(|| format!("listen on {address}:{port}"))?;
         let address = listener.local_addr()?;
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);

@@ -97,9 +97,10 @@ impl Stage {
         stage.openid = Some(openid);
         stage.write_sensor_config()?;
         stage.start_gateway()?;
-        stage.ca_sha256 = stage.read_ca_sha256()?;
+        let token;
+        (token, stage.ca_sha256) = stage.invitation(HOST)?;
         if options.sensor {
-            stage.join_sensor(HOST)?;
+            stage.join_sensor(&token)?;
             stage.start_sensor()?;
         }
         Ok(stage)
@@ -271,18 +272,27 @@ impl Stage {
     /// # Errors
     /// The gateway refuses.
     pub fn join_token(&self, host: &str) -> Result<String> {
-        let mut command = self.gateway_command(&["join-token", "--host", host])?;
-        let said = finish(&mut command, b"", wait::PATIENCE)?.success().context("make a join token")?;
-        Ok(said.out().trim().to_owned())
+        Ok(self.invitation(host)?.0)
     }
 
-    /// Joins this computer as `host`.
+    /// A one-time token for `host`, and the fingerprint of the CA that the command to paste names.
+    fn invitation(&self, host: &str) -> Result<(String, String)> {
+        let mut command = self.gateway_command(&["join-token", "--host", host])?;
+        let said = finish(&mut command, b"", wait::PATIENCE)?.success().context("make a join token")?;
+        let command = said.err();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "--ca-sha256").context("join-token names no CA")?;
+        let ca = words.get(at + 1).context("join-token names no CA")?;
+        Ok((said.out().trim().to_owned(), (*ca).to_owned()))
+    }
+
+    /// Joins this computer with a token.
     ///
     /// # Errors
     /// The gateway or the sensor refuses.
-    pub fn join_sensor(&self, host: &str) -> Result<()> {
+    pub fn join_sensor(&self, secret: &str) -> Result<()> {
         let token = self.folder.join("sensor/token");
-        std::fs::write(&token, self.join_token(host)?)?;
+        std::fs::write(&token, secret)?;
         let gateway = format!("https://127.0.0.1:{}", self.addresses.grpc.port());
         let token_file = token.to_string_lossy();
         let arguments =
@@ -330,11 +340,6 @@ impl Stage {
     /// Where the run's kernel programs are pinned: a folder of the run's own on the bpf file system.
     fn pin_folder(&self) -> PathBuf {
         Path::new("/sys/fs/bpf").join(self.folder.file_name().unwrap_or_default())
-    }
-
-    fn read_ca_sha256(&self) -> Result<String> {
-        let mut command = self.gateway_command(&["ca-sha256"])?;
-        Ok(finish(&mut command, b"", wait::PATIENCE)?.success()?.out().trim().to_owned())
     }
 }
 

@@ -46,8 +46,7 @@ pub fn request(url: &Url, cookies: &str, form: Option<&[(String, String)]>) -> R
         form.map(|fields| url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish());
     let method = if body.is_some() { "POST" } else { "GET" };
     // HTTP/1.0: the body ends with the connection and is never chunked.
-    let mut head =
-        format!("{method} {target} HTTP/1.0\r\nHost: {}\r\nAccept: */*\r\n", url.authority());
+    let mut head = format!("{method} {target} HTTP/1.0\r\nHost: {}\r\nAccept: */*\r\n", url.authority());
     if !cookies.is_empty() {
         head.push_str(&format!("Cookie: {cookies}\r\n"));
     }

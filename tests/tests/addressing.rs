@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use sallyport_e2e::bundles;
 use sallyport_e2e::child::finish;
-use sallyport_e2e::story::Facts;
 use sallyport_e2e::{Stage, StageOptions, events};
 
 #[test]
 fn targets_can_be_named_in_every_documented_way() -> Result<()> {
-    let bundle = Facts::new()?.bundle;
+    let bundle = bundles::small()?;
     let mut stage = Stage::start(&StageOptions { bundle, ..StageOptions::default() })?;
     let sam = stage.signed_in("sam")?;
     let alice = stage.signed_in("alice")?;

@@ -5,15 +5,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::Result;
+use sallyport_e2e::bundles;
 use sallyport_e2e::child::{finish, last_lines};
-use sallyport_e2e::story::Facts;
 use sallyport_e2e::terminal::Terminal;
 use sallyport_e2e::{Stage, StageOptions, events, wait};
 
 const TARGET: &str = "web-1+root";
 
 fn stage() -> Result<Stage> {
-    let bundle = Facts::new()?.bundle;
+    let bundle = bundles::small()?;
     Stage::start(&StageOptions { bundle, ..StageOptions::default() })
 }
 
@@ -73,7 +73,7 @@ fn a_malformed_policy_is_refused_with_every_fault_and_the_old_one_stays() -> Res
     let sam = stage.signed_in("sam")?;
     let mut shell = bystander(&mut stage)?;
     let folder = stage.work("bad-policy")?;
-    Facts::new()?.write_changed_bundle(&folder)?;
+    bundles::write_changed(&folder)?;
     std::fs::write(
         folder.join("one.cedar"),
         "@id(\"a\")\nforbid (principal, action == Action::\"exce\", resource);\n",

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sallyport_e2e::story::Facts;
+use sallyport_e2e::bundles;
 use sallyport_e2e::{Stage, StageOptions, events, wait};
 
 const TARGET: &str = "web-1+root";
 
 fn stage() -> Result<Stage> {
-    let bundle = Facts::new()?.bundle;
+    let bundle = bundles::small()?;
     Stage::start(&StageOptions { bundle, ..StageOptions::default() })
 }
 

@@ -1,12 +1,12 @@
 //! Signing in, against the certified OpenID provider, with an unmodified `ssh` and with `sallyport login`.
 
 use anyhow::Result;
-use sallyport_e2e::story::Facts;
+use sallyport_e2e::bundles;
 use sallyport_e2e::{Provider, Stage, StageOptions, events};
 use sallyport_evidence::record::Kind;
 
 fn stage() -> Result<Stage> {
-    let bundle = Facts::new()?.bundle;
+    let bundle = bundles::small()?;
     Stage::start(&StageOptions { provider: Provider::Certified, bundle, ..StageOptions::default() })
 }
 
@@ -96,7 +96,7 @@ fn a_person_whom_policy_does_not_let_in_is_told_so() -> Result<()> {
     // Neither may she read evidence or push policy.
     let person = stage.signed_in("mallory")?;
     assert_ne!(person.run(&["events"])?.code(), 0);
-    let bundle = Facts::new()?.bundle;
+    let bundle = bundles::small()?;
     assert_ne!(person.run(&["policy", "push", &bundle.to_string_lossy()])?.code(), 0);
     Ok(())
 }

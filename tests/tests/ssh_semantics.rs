@@ -5,16 +5,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sallyport_e2e::bundles;
 use sallyport_e2e::child::{Finished, finish};
 use sallyport_e2e::plain_sshd::PlainSshd;
 use sallyport_e2e::ssh::Ssh;
-use sallyport_e2e::story::Facts;
 use sallyport_e2e::{Stage, StageOptions};
 
 const TARGET: &str = "web-1+root";
 
 fn stage() -> Result<(Stage, Ssh)> {
-    let bundle = Facts::new()?.bundle;
+    let bundle = bundles::small()?;
     let mut stage = Stage::start(&StageOptions { bundle, ..StageOptions::default() })?;
     let alice = stage.signed_in("alice")?;
     stage.wait_for_sensor(&alice)?;

@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         "the sensor loads programs into the kernel, and the kernel's counters are root's",
     )?;
     setup::packages(setup::Needed::Test)?;
-    let programs = build::run(&build::BuildArguments { release: true })?;
+    let programs = build::run(&build::BuildArguments { release: true, ..build::BuildArguments::default() })?;
     let mut bench = Command::new(programs.join("sallyport-bench"));
     if arguments.json {
         bench.arg("--json");

@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
     )?;
     setup::packages(setup::Needed::Test)?;
     setup::nextest()?;
-    build::run(&build::BuildArguments::default())?;
+    build::run(&build::BuildArguments { tests: true, ..build::BuildArguments::default() })?;
     openid_provider()?;
     let mut nextest = run::cargo();
     nextest.args(["nextest", "run", "--locked", "--workspace"]);

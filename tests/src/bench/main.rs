@@ -13,9 +13,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use sallyport_e2e::bundles;
 use sallyport_e2e::plain_sshd::PlainSshd;
 use sallyport_e2e::ssh::Ssh;
-use sallyport_e2e::story::Facts;
 use sallyport_e2e::{Stage, StageOptions, wait};
 
 use figures::Figures;
@@ -65,9 +65,9 @@ fn run(arguments: Arguments) -> Result<()> {
     // Before anything of ours is loaded.
     let before = starts::outside().context("process starts without the sensor")?;
     let others = hooks::programs().unwrap_or_default();
-    let facts = Facts::new()?;
+
     eprintln!("starting gateway, sensor, and a plain sshd to compare with");
-    let mut stage = Stage::start(&StageOptions { bundle: facts.bundle, ..StageOptions::default() })?;
+    let mut stage = Stage::start(&StageOptions { bundle: bundles::small()?, ..StageOptions::default() })?;
     let sshd = PlainSshd::start(&stage.folder().join("sshd"))?;
     let person = stage.signed_in("alice")?;
     let target = stage.wait_for_sensor(&person)?;

@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn the_challenge_is_the_one_of_rfc_7636() {
         // Appendix B.
-        let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1U1r_wW1gFWFOEjXk";
+        let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
         assert_eq!(challenge_of(verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 

@@ -1,85 +1,44 @@
-//! What the story's policy says, as far as the story needs to know.
+//! What the shipped demo policy says, as far as the story needs to know.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::programs;
 
-/// The policy of a story and the names in it.
+/// The policy of the story and the names in it.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The bundle's folder.
+    /// The bundle that the gateway starts with.
     pub bundle: PathBuf,
-    /// As in `ssh web-1+root@gateway`.
-    pub target: String,
-    /// A program that policy forbids and that writes a file: `PROGRAM if=… of=MARKER`.
-    pub forbidden_program: String,
-    /// The rule that forbids it.
-    pub forbidden_rule: String,
-    /// An address of this computer that policy forbids to connect to.
-    pub forbidden_address: String,
-    /// The rule that forbids it.
-    pub connect_rule: String,
-    /// A rule to add: it forbids what was allowed before.
-    pub added_rule: String,
+    /// The bundle that is pushed in the middle.
+    pub tightened: PathBuf,
 }
+
+/// As in `ssh web-1+root@gateway`.
+pub(super) const TARGET: &str = "web-1+root";
+/// A program that the policy forbids: `shred -u FILE` destroys a file.
+pub(super) const FORBIDDEN_PROGRAM: &str = "/usr/bin/shred";
+/// The rule that forbids it.
+pub(super) const FORBIDDEN_RULE: &str = "no-shred";
+/// An address of this computer that policy forbids to connect to: it plays the production database.
+pub(super) const FORBIDDEN_ADDRESS: &str = "127.77.0.1";
+/// Its port.
+pub(super) const FORBIDDEN_PORT: u16 = 15432;
+/// The rule that forbids it.
+pub(super) const CONNECT_RULE: &str = "no-production-database";
+/// A program that only the tightened policy forbids.
+pub(super) const LATER_PROGRAM: &str = "/usr/bin/uname";
+/// The rule that forbids it.
+pub(super) const LATER_RULE: &str = "no-uname";
 
 impl Facts {
-    /// The story's own bundle.
+    /// The shipped bundles.
     ///
     /// # Errors
-    /// It is not here.
+    /// They are not here.
     pub fn new() -> Result<Self> {
-        let bundle = bundle("story")?;
-        Ok(Self {
-            bundle,
-            target: "web-1+root".to_owned(),
-            forbidden_program: "/usr/bin/dd".to_owned(),
-            forbidden_rule: "no-raw-copies".to_owned(),
-            forbidden_address: "127.77.0.1".to_owned(),
-            connect_rule: "no-production-data".to_owned(),
-            added_rule: "no-truncate".to_owned(),
-        })
+        let policies = programs::policies()?;
+        Ok(Self { bundle: policies.join("demo"), tightened: policies.join("demo-tightened") })
     }
-
-    /// Writes the changed policy into `folder`: the same, and a rule that forbids `truncate`.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn write_changed_bundle(&self, folder: &Path) -> Result<()> {
-        copy_folder(&self.bundle, folder)?;
-        let rule = format!(
-            "@id(\"{}\")\n@reason(\"files on this host are frozen for the incident review\")\n\
-             @contact(\"incident@example.org\")\n\
-             forbid (principal, action == Action::\"exec\", resource)\n\
-             when {{ context.path == \"/usr/bin/truncate\" }};\n",
-            self.added_rule
-        );
-        std::fs::write(folder.join("incident.cedar"), rule).context("write the changed policy")
-    }
-}
-
-/// A bundle of the tests: beside the programs in a virtual machine, else in this package.
-fn bundle(name: &str) -> Result<PathBuf> {
-    let beside = programs::folder()?.join("../bundles").join(name);
-    let here = programs::package_file("bundles").join(name);
-    [beside, here]
-        .into_iter()
-        .find(|path| path.is_dir())
-        .with_context(|| format!("bundle {name} is not here"))
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let copy = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &copy)?;
-        } else {
-            std::fs::copy(entry.path(), &copy)?;
-        }
-    }
-    Ok(())
 }

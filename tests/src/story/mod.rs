@@ -2,7 +2,7 @@
 //! and the evidence of it.
 //!
 //! Every line says what was expected and what happened. A denial is held against its side effect: the file
-//! that the program would have made, the connection that the listener would have counted; and against a
+//! that the program would have destroyed, the connection that the listener would have counted; and against a
 //! control, the same thing outside of a session, which must succeed.
 
 mod facts;
@@ -10,6 +10,7 @@ mod steps;
 mod table;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
@@ -18,6 +19,7 @@ pub use table::print as print_table;
 
 use crate::Stage;
 use crate::command_line::Person;
+use crate::listener::Witness;
 use crate::ssh::Ssh;
 
 /// One line of the table.
@@ -63,6 +65,8 @@ struct Story<'a> {
     /// Reads the evidence and pushes policy.
     sam: Person,
     work: PathBuf,
+    /// Plays the production database, for as long as the process lives.
+    database: Rc<Witness>,
     mode: String,
     lines: Vec<Line>,
     report: &'a mut dyn FnMut(&Line),
@@ -77,7 +81,9 @@ pub fn tell(stage: &mut Stage, facts: Facts, report: &mut dyn FnMut(&Line)) -> R
     let sam = stage.signed_in("sam").context("the security engineer signs in with `sallyport login`")?;
     let alice = stage.ssh("alice", &sam)?;
     let work = stage.work("story")?;
-    let mut story = Story { stage, facts, alice, sam, work, mode: String::new(), lines: Vec::new(), report };
+    let database = Rc::new(Witness::listen(facts::FORBIDDEN_ADDRESS, facts::FORBIDDEN_PORT)?);
+    let (mode, lines) = (String::new(), Vec::new());
+    let mut story = Story { stage, facts, alice, sam, work, database, mode, lines, report };
     story.sign_in()?;
     story.allowed_command()?;
     story.forbidden_program()?;

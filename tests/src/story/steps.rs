@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use sallyport_evidence::record::{Kind, Outcome as Verdict};
 
+use super::facts::{
+    CONNECT_RULE, FORBIDDEN_ADDRESS, FORBIDDEN_PORT, FORBIDDEN_PROGRAM, FORBIDDEN_RULE, LATER_PROGRAM,
+    LATER_RULE, TARGET,
+};
 use super::{Line, Story};
 use crate::child::{Finished, finish};
 use crate::events::{self, Entry};
@@ -38,9 +43,9 @@ impl Story<'_> {
     pub(super) fn sign_in(&mut self) -> Result<()> {
         let target = self.stage.wait_for_sensor(&self.sam_sees()?)?;
         self.mode = target["mode"].as_str().unwrap_or_default().to_owned();
-        let at = format!("{}@gateway", self.facts.target);
+        let at = format!("{TARGET}@gateway");
         let (shown, code) = self.alice.first_time(self.stage.openid()?, "alice", &["-T", &at, "id -un"])?;
-        let again = self.alice.run(&self.facts.target, "id -un")?;
+        let again = self.alice.run(TARGET, "id -un")?;
         let silent = again.out() == "root\n" && again.code() == 0;
         self.line(
             "an unknown key signs in by link and code, then again in silence",
@@ -76,38 +81,33 @@ impl Story<'_> {
     }
 
     pub(super) fn forbidden_program(&mut self) -> Result<()> {
-        let program = self.facts.forbidden_program.clone();
-        self.denied("a forbidden program", &program, |marker| format!("{program} if=/dev/null of={marker}"))
+        self.denied("a forbidden program", FORBIDDEN_PROGRAM, |file| format!("{FORBIDDEN_PROGRAM} -u {file}"))
     }
 
     /// The same program, reached in three other ways.
     pub(super) fn disguised_program(&mut self) -> Result<()> {
-        let program = self.facts.forbidden_program.clone();
-        self.denied("the same through `base64 -d | sh`", &program, |marker| {
+        self.denied("the same through `base64 -d | sh`", FORBIDDEN_PROGRAM, |file| {
             use base64::Engine;
-            let line = format!("{program} if=/dev/null of={marker}");
+            let line = format!("{FORBIDDEN_PROGRAM} -u {file}");
             format!("echo {} | base64 -d | sh", base64::engine::general_purpose::STANDARD.encode(line))
         })?;
         let script = self.work.join("script.sh");
-        std::fs::write(&script, format!("set -e\n{program} if=/dev/null of=\"$1\"\n"))?;
-        self.denied("the same through a script", &program, |marker| {
-            format!("sh {} {marker}", script.display())
-        })?;
+        std::fs::write(&script, format!("set -e\n{FORBIDDEN_PROGRAM} -u \"$1\"\n"))?;
+        let path = script.display().to_string();
+        self.denied("the same through a script", FORBIDDEN_PROGRAM, |file| format!("sh {path} {file}"))?;
         let copy = self.work.join("harmless");
-        let copied = self.run(&format!("cp {program} {0} && chmod 755 {0}", copy.display()))?;
+        let copied = self.run(&format!("cp {FORBIDDEN_PROGRAM} {0} && chmod 755 {0}", copy.display()))?;
         ensure!(copied.code() == 0 && copy.exists(), "the program could not be copied: {}", copied.err());
         let path = copy.display().to_string();
-        self.denied("a copy of it under another name", &path, |marker| {
-            format!("{path} if=/dev/null of={marker}")
-        })
+        self.denied("a copy of it under another name", &path, |file| format!("{path} -u {file}"))
     }
 
-    /// Runs a line that would make a marker file, in a session and outside; `program` is what must be denied.
+    /// Runs a line that destroys a file, in a session and outside; `program` is what must be denied.
     fn denied(&mut self, what: &str, program: &str, line: impl Fn(&str) -> String) -> Result<()> {
         let from = events::end(&self.sam)?;
         let number = self.lines.len();
-        let inside = self.marker(&format!("inside-{number}"));
-        let outside = self.marker(&format!("outside-{number}"));
+        let (inside, outside) =
+            (self.precious(&format!("inside-{number}"))?, self.precious(&format!("outside-{number}"))?);
         // The shell must not become the program: its exit status is what a person would see.
         let done = self.run(&format!("{}; echo status=$?", line(&inside.to_string_lossy())))?;
         let control = shell(&line(&outside.to_string_lossy()))?;
@@ -115,20 +115,27 @@ impl Story<'_> {
             .record_of(from, "the denied program", |entry| entry.is_exec_of(program) && entry.is_denial());
         let status =
             done.out().lines().rev().find_map(|line| line.strip_prefix("status=").map(str::to_owned));
-        let held = !inside.exists()
-            && outside.exists()
+        let held = is_whole(&inside)
+            && !outside.exists()
             && status.as_deref().is_some_and(|status| status != "0")
             && record.as_ref().is_ok_and(|entry| self.verdict_is_right(entry));
         let happened = format!(
             "status {}, {}; outside a session: {}",
             status.as_deref().unwrap_or("none"),
-            file_is(&inside),
-            file_is(&outside)
+            fate(&inside),
+            fate(&outside)
         );
         let expected = if self.mode == "lsm" { "refused (EPERM)" } else { "killed at once" };
         self.line(what, expected, happened, held, &records(&record));
         ensure!(control.code() == 0, "the control failed, so the test shows nothing: {}", control.err());
         Ok(())
+    }
+
+    /// A file that forbidden programs would destroy.
+    fn precious(&self, name: &str) -> Result<PathBuf> {
+        let path = self.work.join(name);
+        std::fs::write(&path, PRECIOUS)?;
+        Ok(path)
     }
 
     /// In LSM mode an exec is refused; in tracepoint mode it is killed before its first instruction.
@@ -141,17 +148,24 @@ impl Story<'_> {
     }
 
     pub(super) fn forbidden_connections(&mut self) -> Result<()> {
-        let forbidden = Witness::listen(&self.facts.forbidden_address)?;
-        let allowed = Witness::listen("127.0.0.1")?;
-        let (ip, port) = (forbidden.address().ip(), forbidden.address().port());
+        let forbidden = Rc::clone(&self.database);
+        let allowed = Witness::listen("127.0.0.1", 0)?;
         let open = allowed.address();
         self.connects(
             "a permitted connection by bash",
             &allowed,
             &bash_connects(&open.ip().to_string(), open.port()),
         )?;
-        self.refused("a forbidden connection by bash", &forbidden, &bash_connects(&ip.to_string(), port))?;
-        self.refused("a forbidden connection by perl", &forbidden, &perl_connects(&ip.to_string(), port))
+        self.refused(
+            "a forbidden connection by bash",
+            &forbidden,
+            &bash_connects(FORBIDDEN_ADDRESS, FORBIDDEN_PORT),
+        )?;
+        self.refused(
+            "a forbidden connection by perl",
+            &forbidden,
+            &perl_connects(FORBIDDEN_ADDRESS, FORBIDDEN_PORT),
+        )
     }
 
     fn connects(&mut self, what: &str, witness: &Witness, line: &str) -> Result<()> {
@@ -180,9 +194,8 @@ impl Story<'_> {
         })
         .context("the control failed, so the test shows nothing")?;
         let in_all = witness.accepted() - before;
-        let rule = self.facts.connect_rule.clone();
         let record = self.record_of(from, "the refused connection", |entry| {
-            entry.is_connect_to(witness.address()) && entry.is_denial() && entry.rule() == rule
+            entry.is_connect_to(witness.address()) && entry.is_denial() && entry.rule() == CONNECT_RULE
         });
         let held = done.code() != 0 && during == 0 && control.code() == 0 && in_all == 1 && record.is_ok();
         let happened = format!("exit {}, {during} arrived; outside a session: {in_all} arrived", done.code());
@@ -193,13 +206,13 @@ impl Story<'_> {
     /// A shell on a terminal: a denial that it survives, and a policy that changes under it.
     pub(super) fn interactive(&mut self) -> Result<String> {
         let from = events::end(&self.sam)?;
-        let mut shell = self.alice.shell(&self.facts.target)?;
-        let entry = self.entry_line(&shell)?;
+        let mut shell = self.alice.shell(TARGET)?;
+        self.entry_line(&shell)?;
         // Printed by the prompt alone, since the typed line has it in two parts.
         shell.type_keys("PS1='rea''dy$ '\r")?;
         shell.expect(0, PROMPT)?;
         let session = self.block_survived(&mut shell, from)?;
-        self.pushed_policy(&mut shell, entry)?;
+        self.pushed_policy(&mut shell)?;
         let mark = shell.mark();
         shell.type_keys("exit 7\r")?;
         let code = shell.wait()?;
@@ -213,41 +226,40 @@ impl Story<'_> {
     }
 
     /// What a person reads on entry.
-    fn entry_line(&mut self, shell: &Terminal) -> Result<String> {
+    fn entry_line(&mut self, shell: &Terminal) -> Result<()> {
         let shown = shell.expect(0, "grant ends").or_else(|_| shell.expect(0, "sallyport:"))?;
         let line =
             shown.lines().find(|line| line.contains("sallyport:")).unwrap_or_default().trim().to_owned();
         let held = ["recorded", "alice@example.org", "web-1", "policy", &self.mode, "grant ends"]
             .iter()
             .all(|part| line.contains(*part));
-        self.line("entering a shell", "one line says what holds", line.clone(), held, &[]);
-        Ok(line)
+        self.line("entering a shell", "one line says what holds", line, held, &[]);
+        Ok(())
     }
 
     fn block_survived(&mut self, shell: &mut Terminal, from: u64) -> Result<String> {
-        let program = self.facts.forbidden_program.clone();
-        let marker = self.marker("interactive");
+        let file = self.precious("interactive")?;
         let mark = shell.mark();
-        shell.type_keys(&format!("{program} if=/dev/null of={}\r", marker.display()))?;
+        shell.type_keys(&format!("{FORBIDDEN_PROGRAM} -u {}\r", file.display()))?;
         let shown = shell.expect(mark, "sallyport: blocked")?;
         let mark = shell.mark();
         shell.type_keys("echo alive-$((6*7))\r")?;
         let alive = shell.expect(mark, "alive-42").is_ok();
         let record = self.record_of(from, "the denial in the shell", |entry| {
-            entry.is_exec_of(&program) && entry.is_denial()
+            entry.is_exec_of(FORBIDDEN_PROGRAM) && entry.is_denial()
         });
         let notice = shown
             .lines()
             .find_map(|line| line.find("sallyport: blocked").map(|at| line[at..].trim().to_owned()))
             .unwrap_or_default();
-        let complete = [program.as_str(), self.facts.forbidden_rule.as_str(), "security@example.org"]
+        let complete = [FORBIDDEN_PROGRAM, FORBIDDEN_RULE, "security@example.org"]
             .iter()
             .all(|part| notice.contains(part));
-        let held = !marker.exists() && alive && complete && record.is_ok();
+        let held = is_whole(&file) && alive && complete && record.is_ok();
         let happened = if held {
             "one line said why; the shell went on".to_owned()
         } else {
-            format!("{}; shell alive: {alive}; said: {notice}", file_is(&marker))
+            format!("{}; shell alive: {alive}; said: {notice}", fate(&file))
         };
         self.line(
             "a forbidden program in an interactive shell",
@@ -261,57 +273,52 @@ impl Story<'_> {
 
     /// The same command before and after a push, in the shell that was there all the time; and the
     /// out-of-session control while that session runs.
-    fn pushed_policy(&mut self, shell: &mut Terminal, _entry: String) -> Result<()> {
+    fn pushed_policy(&mut self, shell: &mut Terminal) -> Result<()> {
         let (before, after) = (self.marker("before-push"), self.marker("after-push"));
         let mark = shell.mark();
-        shell.type_keys(&format!("truncate -s 0 {}; echo rc-$?\r", before.display()))?;
+        shell.type_keys(&format!("{LATER_PROGRAM} -s > {}; echo rc-$?\r", before.display()))?;
         let first = status_shown(shell, mark)?;
-        let folder = self.work.join("changed-policy");
-        self.facts.write_changed_bundle(&folder)?;
         let from = events::end(&self.sam)?;
-        let pushed = self.sam.run(&["policy", "push", &folder.to_string_lossy(), "-m", "incident review"])?;
+        let bundle = self.facts.tightened.to_string_lossy().into_owned();
+        let pushed = self.sam.run(&["policy", "push", &bundle, "-m", "audit"])?;
         ensure!(pushed.code() == 0, "the push failed: {}{}", pushed.out(), pushed.err());
         // No waiting: a push answers when the sensors enforce it.
         let mark = shell.mark();
-        shell.type_keys(&format!("truncate -s 0 {}; echo rc-$?\r", after.display()))?;
+        shell.type_keys(&format!("{LATER_PROGRAM} -s > {}; echo rc-$?\r", after.display()))?;
         let second = status_shown(shell, mark)?;
-        let rule = self.facts.added_rule.clone();
         let record = self.record_of(from, "the denial after the push", |entry| {
-            entry.is_exec_of("/usr/bin/truncate") && entry.is_denial() && entry.rule() == rule
+            entry.is_exec_of(LATER_PROGRAM) && entry.is_denial() && entry.rule() == LATER_RULE
         });
         let push = self.record_of(from, "the push", |entry| entry.record.kind == Kind::Policy);
-        let held = first == "0" && before.exists() && second != "0" && !after.exists() && record.is_ok();
+        // The shell makes the files; only the program can write into them.
+        let wrote = |path: &Path| std::fs::read_to_string(path).is_ok_and(|text| text == "Linux\n");
+        let silent = std::fs::read(&after).is_ok_and(|bytes| bytes.is_empty());
+        let held = first == "0" && wrote(&before) && second != "0" && silent && record.is_ok();
         let happened = format!(
             "before: status {first}, {}; after: status {second}, {}",
-            file_is(&before),
-            file_is(&after)
+            if wrote(&before) { "it answered" } else { "nothing came" },
+            if silent { "nothing came" } else { "it answered" },
         );
         let entries: Vec<&Entry> = records(&push).into_iter().chain(records(&record)).collect();
-        self.line(
-            "a policy push turns an allowed command into a forbidden one, in the running shell",
-            "allowed, then blocked",
-            happened,
-            held,
-            &entries,
-        );
+        let what = "a pushed policy forbids `uname` in the running shell";
+        self.line(what, "allowed, then blocked", happened, held, &entries);
         self.out_of_session()
     }
 
     /// While a session is judged, everything else on the computer is not.
     fn out_of_session(&mut self) -> Result<()> {
         let from = events::end(&self.sam)?;
-        let witness = Witness::listen(&self.facts.forbidden_address)?;
-        let address = witness.address();
-        let (copied, cut) = (self.marker("untouched-1"), self.marker("untouched-2"));
+        let before = self.database.accepted();
+        let file = self.precious("untouched")?;
         let done = [
-            shell(&format!("{} if=/dev/null of={}", self.facts.forbidden_program, copied.display()))?,
-            shell(&format!("truncate -s 0 {}", cut.display()))?,
-            shell(&bash_connects(&address.ip().to_string(), address.port()))?,
-            shell(&perl_connects(&address.ip().to_string(), address.port()))?,
+            shell(&format!("{FORBIDDEN_PROGRAM} -u {}", file.display()))?,
+            shell(&format!("test $({LATER_PROGRAM} -s) = Linux"))?,
+            shell(&bash_connects(FORBIDDEN_ADDRESS, FORBIDDEN_PORT))?,
+            shell(&perl_connects(FORBIDDEN_ADDRESS, FORBIDDEN_PORT))?,
         ];
         let codes: Vec<i32> = done.iter().map(Finished::code).collect();
         wait::until("the connections from outside", wait::PATIENCE, || {
-            Ok((witness.accepted() >= 2).then_some(()))
+            Ok((self.database.accepted() >= before + 2).then_some(()))
         })?;
         // The log must know nothing of them: they are nobody's session. A later command in a session is
         // waited for, so that whatever came before it would have arrived.
@@ -319,9 +326,8 @@ impl Story<'_> {
         ensure!(after.code() == 0, "the session after the control failed: {}", after.err());
         let known = events::all(&self.sam, &[])?;
         let strays = known.iter().filter(|entry| entry.index >= from && entry.is_denial()).count();
-        let held = codes.iter().all(|code| *code == 0) && copied.exists() && cut.exists() && strays == 0;
-        let happened =
-            format!("exits {codes:?}, both files are there, 2 arrived, {strays} denials in the log");
+        let held = codes.iter().all(|code| *code == 0) && !file.exists() && strays == 0;
+        let happened = format!("exits {codes:?}, {}, 2 arrived, {strays} denials in the log", fate(&file));
         self.line("the same programs outside of a session, meanwhile", "untouched", happened, held, &[]);
         Ok(())
     }
@@ -336,7 +342,7 @@ impl Story<'_> {
     }
 
     fn run(&self, line: &str) -> Result<Finished> {
-        self.alice.run(&self.facts.target, line)
+        self.alice.run(TARGET, line)
     }
 
     fn record_of(&self, from: u64, what: &str, wanted: impl Fn(&Entry) -> bool) -> Result<Entry> {
@@ -376,6 +382,21 @@ fn perl_connects(address: &str, port: u16) -> String {
          connect($s, pack_sockaddr_in({port}, inet_aton(\"{address}\"))) or exit 3; \
          my $line = <$s>; exit($line eq \"witness\\n\" ? 0 : 4)'"
     )
+}
+
+/// What is in a file that must not be destroyed.
+const PRECIOUS: &str = "the only copy\n";
+
+fn is_whole(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text == PRECIOUS)
+}
+
+fn fate(path: &Path) -> &'static str {
+    match (path.exists(), is_whole(path)) {
+        (false, _) => "the file is destroyed",
+        (true, true) => "the file is whole",
+        (true, false) => "the file is damaged",
+    }
 }
 
 fn file_is(path: &Path) -> &'static str {
