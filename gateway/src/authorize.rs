@@ -1,11 +1,18 @@
 //! The only place that mints sessions: Cedar is asked, the answer is on the record, and only then an
 //! [`AuthorizedSession`] exists.
 
+mod outcome;
+mod session;
+
+pub use outcome::{EndReason, Refusal, RefusalKind, SignInAttempt, TargetInfo};
+pub use session::AuthorizedSession;
+
 use crate::policy_store::{PolicyStore, short};
 use crate::recorder::{AppendError, Recorder, draft};
 use crate::sensors::registry::Sensors;
 use crate::sessions::{LiveSession, Sessions, principal};
 use crate::state::{self, State};
+use outcome::{policy_refusal, unrecorded};
 use sallyport_contract::v1::{EndSession, gateway_order::Order};
 use sallyport_evidence::record::{Decision, Identity, Kind, Outcome, Record, Session};
 pub use sallyport_policy::GatewayAction;
@@ -27,104 +34,6 @@ struct Inner {
     recorder: Recorder,
     state: State,
     session_limit: Duration,
-}
-
-/// Why somebody may not do something. `Display` is the text for the person: what, why, what to do next.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    /// What kind of refusal.
-    pub kind: RefusalKind,
-    /// The text for the person.
-    pub message: String,
-}
-
-/// Kinds of refusals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalKind {
-    /// Policy does not permit it.
-    Policy,
-    /// Policy permits several local users; one must be named.
-    Ambiguous,
-    /// No sensor of that name is connected.
-    Offline,
-    /// The decision cannot be recorded, so nothing may happen.
-    Unrecorded,
-}
-
-/// A target as shown to one person.
-#[derive(Clone, Debug)]
-pub struct TargetInfo {
-    /// Host name.
-    pub host: String,
-    /// Local users this person may be there.
-    pub local_users: Vec<String>,
-    /// Its sensor is connected now.
-    pub connected: bool,
-    /// `lsm`, `tracepoint`, or empty when never connected.
-    pub mode: String,
-    /// Kernel release.
-    pub kernel: String,
-    /// Policy version its sensor reports.
-    pub policy_version: String,
-}
-
-/// Why a session must end. `Display` is shown to the person.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndReason {
-    /// The grant's time is over.
-    #[error("the grant for this session has ended")]
-    GrantOver,
-    /// A new policy version no longer permits it.
-    #[error("policy {version} no longer permits this session")]
-    PolicyChanged {
-        /// Short version.
-        version: String,
-    },
-    /// Somebody with `end_sessions` ended it.
-    #[error("ended by {by}: {reason}")]
-    Ended {
-        /// Who.
-        by: String,
-        /// Why.
-        reason: String,
-    },
-    /// The sensor's certificate was revoked.
-    #[error("the sensor on {host} was revoked")]
-    SensorRevoked {
-        /// Its host.
-        host: String,
-    },
-    /// Evidence of it can no longer be kept.
-    #[error("this session can no longer be recorded")]
-    Unrecorded,
-    /// Its owner closed it.
-    #[error("{0}")]
-    Closed(String),
-    /// The gateway stops.
-    #[error("the gateway is shutting down")]
-    Shutdown,
-}
-
-/// One attempt to sign in, for the record.
-#[derive(Clone, Debug)]
-pub struct SignInAttempt<'a> {
-    /// Who, if it was proved.
-    pub identity: Option<&'a Identity>,
-    /// `device`, `key`, `certificate`, `token`.
-    pub method: &'a str,
-    /// The person's client.
-    pub client: SocketAddr,
-    /// Why it failed; none if it succeeded.
-    pub failure: Option<&'a str>,
-}
-
-/// A session that policy permits and whose opening is durably on record. Only [`Authorizer`] makes one.
-/// Dropping it closes the session: channels are ended and `session_close` is recorded.
-pub struct AuthorizedSession {
-    live: Arc<LiveSession>,
-    authorizer: Authorizer,
-    closed: bool,
 }
 
 impl Authorizer {
@@ -160,7 +69,8 @@ impl Authorizer {
             },
         };
         let Some(current) = self.inner.policies.current() else {
-            let message = "no policy is installed on this gateway, so nothing is permitted; tell whoever runs it";
+            let message =
+                "no policy is installed on this gateway, so nothing is permitted; tell whoever runs it";
             let refusal = Refusal { kind: RefusalKind::Policy, message: message.to_owned() };
             return Err(self.refused(&request, &local_user, None, refusal).await);
         };
@@ -178,13 +88,16 @@ impl Authorizer {
             return Err(self.refused(&request, &local_user, Some(&answer), refusal).await);
         }
         if !self.inner.sensors.is_connected(host) {
-            let message = format!("{host} is not connected to the gateway; its sensor may be down or cut off. Try again, or ask whoever runs {host}");
+            let message = format!(
+                "{host} is not connected to the gateway; its sensor may be down or cut off. Try again, or ask whoever runs {host}"
+            );
             let refusal = Refusal { kind: RefusalKind::Offline, message };
             return Err(self.refused(&request, &local_user, None, refusal).await);
         }
         let limit = answer.session_limit.unwrap_or(self.inner.session_limit).min(self.inner.session_limit);
         let expires_at = SystemTime::now() + limit;
-        let live = Arc::new(LiveSession::new(identity.clone(), host, &local_user, client, expires_at, version));
+        let live =
+            Arc::new(LiveSession::new(identity.clone(), host, &local_user, client, expires_at, version));
         self.admit(live, &answer).await
     }
 
@@ -225,7 +138,7 @@ impl Authorizer {
             live.end(EndReason::PolicyChanged { version: short(&current.stored.version).to_owned() });
         }
         let session = AuthorizedSession { live: live.clone(), authorizer: self.clone(), closed: false };
-        tokio::spawn(end_in_time(self.clone(), live));
+        tokio::spawn(session::end_in_time(self.clone(), live));
         Ok(session)
     }
 
@@ -337,24 +250,43 @@ impl Authorizer {
 
     fn only_local_user(&self, request: &Request<'_>) -> Result<String, Refusal> {
         let Request { identity, host, .. } = request;
-        let users = self.inner.policies.current().map(|p| p.policy.local_users(&principal(identity), host)).unwrap_or_default();
+        let users = self
+            .inner
+            .policies
+            .current()
+            .map(|p| p.policy.local_users(&principal(identity), host))
+            .unwrap_or_default();
         match users.as_slice() {
             [user] => Ok(user.clone()),
             [] => Err(Refusal {
                 kind: RefusalKind::Policy,
-                message: format!("{} may not open a session on {host}; `ssh` to the gateway without a host lists what you may reach", identity.user),
+                message: format!(
+                    "{} may not open a session on {host}; `ssh` to the gateway without a host lists what you may reach",
+                    identity.user
+                ),
             }),
             several => Err(Refusal {
                 kind: RefusalKind::Ambiguous,
-                message: format!("say as whom: you may be {} on {host}; write {host}+{}@…", several.join(", "), several[0]),
+                message: format!(
+                    "say as whom: you may be {} on {host}; write {host}+{}@…",
+                    several.join(", "),
+                    several[0]
+                ),
             }),
         }
     }
 
     /// Puts a refusal on the record; if that fails, the refusal says so.
-    async fn refused(&self, request: &Request<'_>, local_user: &str, answer: Option<&Answer>, refusal: Refusal) -> Refusal {
+    async fn refused(
+        &self,
+        request: &Request<'_>,
+        local_user: &str,
+        answer: Option<&Answer>,
+        refusal: Refusal,
+    ) -> Refusal {
         let version = self.inner.policies.current().map(|p| p.stored.version.clone()).unwrap_or_default();
-        let mut decided = decision("open_session", Outcome::Blocked, &version, answer.and_then(|a| a.rule.as_ref()));
+        let mut decided =
+            decision("open_session", Outcome::Blocked, &version, answer.and_then(|a| a.rule.as_ref()));
         if decided.reason.is_empty() {
             decided.reason.clone_from(&refusal.message);
         }
@@ -362,90 +294,12 @@ impl Authorizer {
         record.host = crate::authority::x509::is_host_name(request.host).then(|| request.host.to_owned());
         record.identity = Some(request.identity.clone());
         let local_user = local_user.chars().take(64).collect();
-        record.session = Some(Session { local_user, client: request.client.to_string(), ..Session::default() });
+        record.session =
+            Some(Session { local_user, client: request.client.to_string(), ..Session::default() });
         record.decision = Some(decided);
         match self.inner.recorder.append(record).await {
             Ok(_) => refusal,
             Err(err) => unrecorded(&err),
-        }
-    }
-
-    /// Writes a session's end down, after the ends of its channels, which its own end brings about.
-    async fn close_session(&self, live: Arc<LiveSession>) {
-        self.inner.sensors.channels_gone(&live.id).await;
-        self.inner.sessions.remove(&live.id);
-        let reason = live.end_reason().map(|reason| reason.to_string()).unwrap_or_default();
-        if let Err(err) = self.inner.recorder.append(close_record(&live, &reason)).await {
-            tracing::error!(session = live.id, %err, "the session's end is not on the record");
-        }
-        if let Err(err) = state::sessions::close(&self.inner.state, &live.id, &reason).await {
-            tracing::warn!(session = live.id, %err, "cannot note the session's end");
-        }
-    }
-}
-
-impl AuthorizedSession {
-    /// Session id (UUID v7).
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.live.id
-    }
-    /// Who.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.live.identity
-    }
-    /// The host.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.live.host
-    }
-    /// The local user on the host.
-    #[must_use]
-    pub fn local_user(&self) -> &str {
-        &self.live.local_user
-    }
-    /// The person's client.
-    #[must_use]
-    pub fn client(&self) -> SocketAddr {
-        self.live.client
-    }
-    /// Policy version that authorised it (hex SHA-256).
-    #[must_use]
-    pub fn policy_version(&self) -> &str {
-        &self.live.opened_under
-    }
-    /// The grant's end.
-    #[must_use]
-    pub fn expires_at(&self) -> SystemTime {
-        self.live.expires_at
-    }
-    /// Resolves when the session must end, with the reason. Every call resolves, also after the fact.
-    pub async fn ended(&self) -> EndReason {
-        self.live.ended().await
-    }
-    /// Ends the session and waits until its close is durably on record. `reason` goes into the record unless the
-    /// session was ended for another before: `client closed the connection`. Dropping does the same in the background.
-    pub async fn close(mut self, reason: &str) {
-        self.closed = true;
-        self.live.end(EndReason::Closed(reason.to_owned()));
-        self.authorizer.close_session(self.live.clone()).await;
-    }
-
-    pub(crate) fn live(&self) -> &Arc<LiveSession> {
-        &self.live
-    }
-    pub(crate) fn sensors(&self) -> &Sensors {
-        &self.authorizer.inner.sensors
-    }
-}
-
-impl Drop for AuthorizedSession {
-    fn drop(&mut self) {
-        if !self.closed {
-            self.live.end(EndReason::Closed("the client has gone".to_owned()));
-            let (authorizer, live) = (self.authorizer.clone(), self.live.clone());
-            authorizer.inner.sensors.clone().background(async move { authorizer.close_session(live).await });
         }
     }
 }
@@ -454,32 +308,6 @@ struct Request<'a> {
     identity: &'a Identity,
     host: &'a str,
     client: SocketAddr,
-}
-
-/// Ends a session when its grant is over, or stops when it ended before.
-async fn end_in_time(authorizer: Authorizer, live: Arc<LiveSession>) {
-    loop {
-        let left = live.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
-        if left.is_zero() {
-            authorizer.end_session(&live, EndReason::GrantOver);
-            return;
-        }
-        // In steps, because the wall clock may be set while we sleep.
-        tokio::select! {
-            _ = live.ended() => return,
-            () = tokio::time::sleep(left.min(Duration::from_secs(30))) => {}
-        }
-    }
-}
-
-/// `session_close` of a running session.
-fn close_record(live: &LiveSession, reason: &str) -> Record {
-    let mut record = draft(Kind::SessionClose);
-    record.host = Some(live.host.clone());
-    record.identity = Some(live.identity.clone());
-    record.session = Some(live.record_part(""));
-    record.message = Some(reason.to_owned());
-    record
 }
 
 fn decision(action: &str, outcome: Outcome, policy: &str, rule: Option<&RuleInfo>) -> Decision {
@@ -492,28 +320,3 @@ fn decision(action: &str, outcome: Outcome, policy: &str, rule: Option<&RuleInfo
         point: "gateway".to_owned(),
     }
 }
-
-fn policy_refusal(what: &str, rule: Option<&RuleInfo>, version: &str) -> Refusal {
-    let mut message = format!("{what}: ");
-    match rule {
-        Some(rule) => {
-            message.push_str(&format!("rule \"{}\"", rule.id));
-            if !rule.reason.is_empty() {
-                message.push_str(&format!(": {}", rule.reason));
-            }
-        }
-        None => message.push_str(&format!("no rule of policy {} permits it", short(version))),
-    }
-    match rule.map(|rule| rule.contact.as_str()).filter(|contact| !contact.is_empty()) {
-        Some(contact) => message.push_str(&format!(". Ask {contact}")),
-        None => message.push_str(". Ask whoever keeps the policy"),
-    }
-    Refusal { kind: RefusalKind::Policy, message }
-}
-
-fn unrecorded(err: &dyn std::error::Error) -> Refusal {
-    tracing::error!(err = %crate::chain(err), "refused because it cannot be recorded");
-    let message = "nothing is permitted now, because it cannot be recorded; tell whoever runs the gateway".to_owned();
-    Refusal { kind: RefusalKind::Unrecorded, message }
-}
-

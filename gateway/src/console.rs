@@ -84,7 +84,10 @@ impl Console for Service {
     type RecordingStream = Down<RecordingChunk>;
     type LogStream = Down<LogEntry>;
 
-    async fn sign_in_options(&self, _: Request<SignInOptionsRequest>) -> Result<Response<SignInOptionsResponse>, Status> {
+    async fn sign_in_options(
+        &self,
+        _: Request<SignInOptionsRequest>,
+    ) -> Result<Response<SignInOptionsResponse>, Status> {
         Ok(Response::new(self.sign_in.options()))
     }
 
@@ -93,7 +96,9 @@ impl Console for Service {
         let client = client.ok_or_else(|| Status::internal("the connection has no address"))?;
         let signed = self.sign_in.sign_in(request.get_ref(), client).await;
         let signed = signed.map_err(|err| Status::unauthenticated(err.to_string()))?;
-        let token = tokens::create_bearer(&self.state, &signed.identity, signed.expires_at).await.map_err(internal)?;
+        let token = tokens::create_bearer(&self.state, &signed.identity, signed.expires_at)
+            .await
+            .map_err(internal)?;
         Ok(Response::new(SignInResponse {
             token: token.secret,
             expires_at_ms: token.expires_ms,
@@ -119,7 +124,10 @@ impl Console for Service {
         Ok(Response::new(WhoAmIResponse { user, groups, kind, expires_at_ms }))
     }
 
-    async fn list_targets(&self, request: Request<ListTargetsRequest>) -> Result<Response<ListTargetsResponse>, Status> {
+    async fn list_targets(
+        &self,
+        request: Request<ListTargetsRequest>,
+    ) -> Result<Response<ListTargetsResponse>, Status> {
         let (identity, _) = self.caller(&request).await?;
         let targets = self.authorizer.targets(&identity).into_iter();
         let targets = targets.map(|t| {
@@ -137,7 +145,10 @@ impl Console for Service {
         Ok(Response::new(ListTargetsResponse { targets: targets.collect() }))
     }
 
-    async fn push_policy(&self, request: Request<PushPolicyRequest>) -> Result<Response<PushPolicyResponse>, Status> {
+    async fn push_policy(
+        &self,
+        request: Request<PushPolicyRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
         self.push(request).await
     }
     async fn current_policy(
@@ -152,19 +163,28 @@ impl Console for Service {
     ) -> Result<Response<ListSessionsResponse>, Status> {
         self.sessions(request).await
     }
-    async fn end_session(&self, request: Request<EndSessionRequest>) -> Result<Response<EndSessionResponse>, Status> {
+    async fn end_session(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
         self.end(request).await
     }
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         self.search(request).await
     }
-    async fn recording(&self, request: Request<RecordingRequest>) -> Result<Response<Self::RecordingStream>, Status> {
+    async fn recording(
+        &self,
+        request: Request<RecordingRequest>,
+    ) -> Result<Response<Self::RecordingStream>, Status> {
         self.replay(request).await
     }
     async fn log(&self, request: Request<LogRequest>) -> Result<Response<Self::LogStream>, Status> {
         self.whole_log(request).await
     }
-    async fn checkpoint(&self, request: Request<CheckpointRequest>) -> Result<Response<CheckpointResponse>, Status> {
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointRequest>,
+    ) -> Result<Response<CheckpointResponse>, Status> {
         self.caller(&request).await?;
         let note = self.authorizer.recorder().reader().checkpoint().await.map_err(internal)?;
         let note = note.ok_or_else(|| Status::unavailable("no checkpoint was signed yet; try again"))?;
@@ -187,7 +207,8 @@ impl Console for Service {
 impl Service {
     /// Who asks, and the end of their token.
     async fn caller<T>(&self, request: &Request<T>) -> Result<(Identity, i64), Status> {
-        let token = bearer(request).ok_or_else(|| Status::unauthenticated("sign in first: sallyport login"))?;
+        let token =
+            bearer(request).ok_or_else(|| Status::unauthenticated("sign in first: sallyport login"))?;
         let known = tokens::bearer(&self.state, token).await.map_err(internal)?;
         known.ok_or_else(|| Status::unauthenticated("the sign-in is over; sign in again: sallyport login"))
     }
@@ -211,7 +232,9 @@ impl Service {
         record.host = host.map(str::to_owned);
         record.message = Some(message.chars().take(4096).collect());
         self.authorizer.record(record).await.map(drop).map_err(|_| {
-            Status::unavailable("nothing is permitted now, because it cannot be recorded; tell whoever runs the gateway")
+            Status::unavailable(
+                "nothing is permitted now, because it cannot be recorded; tell whoever runs the gateway",
+            )
         })
     }
 }

@@ -21,7 +21,10 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
 pub fn secret(path: &Path, make: impl FnOnce() -> String) -> io::Result<String> {
     match fs::metadata(path) {
         Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
-            let problem = format!("others may read it (mode {:o}): run chmod 600 on it", meta.permissions().mode() & 0o777);
+            let problem = format!(
+                "others may read it (mode {:o}): run chmod 600 on it",
+                meta.permissions().mode() & 0o777
+            );
             Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
         }
         Ok(_) => fs::read_to_string(path),

@@ -108,7 +108,12 @@ pub fn accept(
                 };
                 match tokio::time::timeout(HANDSHAKE_WITHIN, established).await {
                     Ok(Ok(stream)) => {
-                        let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(x509::peer);
+                        let certificate = stream
+                            .get_ref()
+                            .1
+                            .peer_certificates()
+                            .and_then(|c| c.first())
+                            .and_then(x509::peer);
                         let peer = Peer { address, certificate };
                         // The server is gone at shutdown.
                         let _ = ready.send(Ok(Connection { stream, peer, _permit: permit })).await;
@@ -130,7 +135,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }

@@ -62,7 +62,8 @@ fn run(path: &Path) -> anyhow::Result<ExitCode> {
     log_to_stderr();
     // One provider in the whole process: without this rustls could not choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let outcome = runtime.block_on(serve(config));
     // Reads of files may still be under way; nothing of them is needed.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -87,8 +88,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     });
     let grpc = gateway.bind_grpc(desk).await?;
     let address = config.ssh.listen;
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (ssh.listen)"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (ssh.listen)"))?;
     tracing::info!(
         name = config.name,
         ssh = %listener.local_addr()?,
@@ -133,17 +135,29 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 
 fn join_token(path: &Path, host: &str, ttl: &str) -> anyhow::Result<ExitCode> {
     if !is_host_name(host) {
-        bail!("`{host}` cannot name a host: lower-case letters, digits, `-`, `.` and `_`, 63 at most, not `gateway`");
+        bail!(
+            "`{host}` cannot name a host: lower-case letters, digits, `-`, `.` and `_`, 63 at most, not `gateway`"
+        );
     }
-    let ttl = config::parse_duration(ttl).with_context(|| format!("`{ttl}` is not a time span; write for example 1h"))?;
+    let ttl = config::parse_duration(ttl)
+        .with_context(|| format!("`{ttl}` is not a time span; write for example 1h"))?;
     let config = Config::read(path)?;
-    let authority = Authority::open(&config.state_dir).context("start the gateway once before making tokens")?;
+    let authority =
+        Authority::open(&config.state_dir).context("start the gateway once before making tokens")?;
     let token = on_state(&config, async |state| {
-        sensors::note_act(&state, host, &format!("an operator made a join token for {host} on the command line")).await?;
+        sensors::note_act(
+            &state,
+            host,
+            &format!("an operator made a join token for {host} on the command line"),
+        )
+        .await?;
         tokens::create_join(&state, host, ttl).await
     })?;
     // The token alone on stdout, so that it can go into a file; the rest is for people.
-    eprintln!("one-time token for {host}, good for {} minutes; on the host, put it into a file and run:", ttl.as_secs() / 60);
+    eprintln!(
+        "one-time token for {host}, good for {} minutes; on the host, put it into a file and run:",
+        ttl.as_secs() / 60
+    );
     eprintln!(
         "  sallyport-sensor join --gateway https://{}:{} --ca-sha256 {} --token-file FILE",
         config.grpc.names.first().map_or("GATEWAY", String::as_str),
@@ -166,7 +180,12 @@ fn revoke_sensor(path: &Path, host: &str, reason: &str) -> anyhow::Result<ExitCo
     print(&format!("the sensor of {host} is revoked; a running gateway cuts it off within a second\n"))
 }
 
-fn verify(path: &Path, state_dir: Option<PathBuf>, key: Option<&str>, expect: u64) -> anyhow::Result<ExitCode> {
+fn verify(
+    path: &Path,
+    state_dir: Option<PathBuf>,
+    key: Option<&str>,
+    expect: u64,
+) -> anyhow::Result<ExitCode> {
     let (dir, name) = match (state_dir, key) {
         (Some(dir), Some(_)) => (dir, String::new()),
         (dir, _) => {

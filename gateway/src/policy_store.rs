@@ -148,15 +148,29 @@ impl PolicyStore {
         let stored = Stored { version: String::new(), commit, author, message, pushed_ms: now_ms(), archive };
         // Parsing and compiling take their time: not on the runtime's threads.
         let checked = tokio::task::spawn_blocking(move || check(stored, &sessions)).await;
-        let loaded = match checked.unwrap_or_else(|_| Err(vec!["the check of this policy failed; it was not pushed".into()])) {
+        let loaded = match checked
+            .unwrap_or_else(|_| Err(vec!["the check of this policy failed; it was not pushed".into()]))
+        {
             Ok(loaded) => loaded,
             Err(problems) => {
-                authorizer.policy_record(by, Outcome::Blocked, &previous, &format!("push refused: {}", problems.join("; "))).await?;
+                authorizer
+                    .policy_record(
+                        by,
+                        Outcome::Blocked,
+                        &previous,
+                        &format!("push refused: {}", problems.join("; ")),
+                    )
+                    .await?;
                 return Ok(Pushed { previous, problems, ..Pushed::default() });
             }
         };
         let version = loaded.stored.version.clone();
-        let what = format!("policy {} takes the place of {}: {}", short(&version), short(&previous), loaded.stored.message);
+        let what = format!(
+            "policy {} takes the place of {}: {}",
+            short(&version),
+            short(&previous),
+            loaded.stored.message
+        );
         authorizer.policy_record(by, Outcome::Allowed, &version, &what).await?;
         policies::push(&self.state, loaded.stored.clone()).await?;
         let order = bundle_order(&loaded.stored);
@@ -178,7 +192,9 @@ impl Authorizer {
         for session in self.running() {
             if current.policy.decide(&session.question()).allowed {
                 session.set_policy_version(version);
-                if let Err(err) = crate::state::sessions::under_policy(self.state(), &session.id, version).await {
+                if let Err(err) =
+                    crate::state::sessions::under_policy(self.state(), &session.id, version).await
+                {
                     tracing::warn!(session = session.id, %err, "cannot note the session's new policy");
                 }
             } else {
@@ -187,7 +203,13 @@ impl Authorizer {
         }
     }
 
-    async fn policy_record(&self, by: &Identity, outcome: Outcome, version: &str, message: &str) -> Result<(), PolicyError> {
+    async fn policy_record(
+        &self,
+        by: &Identity,
+        outcome: Outcome,
+        version: &str,
+        message: &str,
+    ) -> Result<(), PolicyError> {
         let mut record = draft(Kind::Policy);
         record.identity = Some(by.clone());
         record.decision = Some(Decision {
@@ -211,14 +233,21 @@ pub fn short(version: &str) -> &str {
 
 fn check(stored: Stored, sessions: &[Arc<LiveSession>]) -> Result<InForce, Vec<String>> {
     if stored.archive.len() > MAX_ARCHIVE {
-        return Err(vec![format!("the bundle has {} bytes, the most is {MAX_ARCHIVE}", stored.archive.len())]);
+        return Err(vec![format!(
+            "the bundle has {} bytes, the most is {MAX_ARCHIVE}",
+            stored.archive.len()
+        )]);
     }
     let loaded = load(stored)?;
     // Sensors compile it for the sessions that run: what would fail there is refused here.
     let failing = sessions.iter().filter_map(|session| {
         let LiveSession { identity, host, local_user, .. } = session.as_ref();
         let failed = loaded.policy.compile(&principal(identity), host, local_user).err()?;
-        Some(format!("for the running session of {} as {local_user} on {host}: {}", identity.user, crate::chain(&failed)))
+        Some(format!(
+            "for the running session of {} as {local_user} on {host}: {}",
+            identity.user,
+            crate::chain(&failed)
+        ))
     });
     let problems: Vec<String> = failing.collect();
     if problems.is_empty() { Ok(loaded) } else { Err(problems) }
@@ -226,7 +255,8 @@ fn check(stored: Stored, sessions: &[Arc<LiveSession>]) -> Result<InForce, Vec<S
 
 fn load(mut stored: Stored) -> Result<InForce, Vec<String>> {
     let bundle = Bundle::from_archive(&stored.archive).map_err(|err| vec![crate::chain(&err)])?;
-    let policy = Policy::load(&bundle).map_err(|faults| faults.faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let policy = Policy::load(&bundle)
+        .map_err(|faults| faults.faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     stored.version = bundle.version();
     stored.archive = bundle.to_archive();
     Ok(InForce { policy, stored })

@@ -2,6 +2,7 @@
 
 mod channel;
 pub mod registry;
+mod start;
 
 use crate::authorize::{AuthorizedSession, EndReason};
 use bytes::Bytes;
@@ -18,7 +19,9 @@ pub enum StartError {
     #[error("{0}")]
     Ended(EndReason),
     /// No sensor of that name is connected.
-    #[error("{host} is not connected to the gateway; its sensor may be down or cut off. Try again, or ask whoever runs {host}")]
+    #[error(
+        "{host} is not connected to the gateway; its sensor may be down or cut off. Try again, or ask whoever runs {host}"
+    )]
     Offline {
         /// The host.
         host: String,

@@ -105,8 +105,10 @@ impl Gateway {
         close_leftovers(&state, &recorder).await?;
         let policies = PolicyStore::open(state.clone(), config.policy_bundle.as_deref()).await?;
         let sessions = Sessions::default();
-        let sensors = Sensors::open(state.clone(), recorder.clone(), sessions.clone(), config.reattach_grace).await?;
-        let version = policies.current().map_or("none".to_owned(), |current| short(&current.stored.version).to_owned());
+        let sensors =
+            Sensors::open(state.clone(), recorder.clone(), sessions.clone(), config.reattach_grace).await?;
+        let version =
+            policies.current().map_or("none".to_owned(), |current| short(&current.stored.version).to_owned());
         let authorizer = Authorizer::new(
             policies,
             sensors.clone(),
@@ -141,9 +143,9 @@ impl Gateway {
         let certificate = Arc::new(Rotating::new(self.authority.server_key(&self.config.grpc.names)?));
         let tls = link::tls(&self.authority, certificate.clone())?;
         let address = self.config.grpc.listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|err| anyhow::Error::new(err).context(format!("cannot listen on {address} (grpc.listen)")))?;
+        let listener = TcpListener::bind(address).await.map_err(|err| {
+            anyhow::Error::new(err).context(format!("cannot listen on {address} (grpc.listen)"))
+        })?;
         tokio::spawn(renew(self.clone(), certificate));
         let options = sign_in.options();
         let parts = service::Parts {
@@ -244,7 +246,8 @@ async fn close_leftovers(state: &State, recorder: &Recorder) -> Result<(), Start
     for (session, channels) in table::list(state, wanted).await? {
         for channel in channels.iter().filter(|channel| channel.ended_ms.is_none()) {
             let path = recording::path(recorder.recordings(), &session.id, &channel.id);
-            let recovered = tokio::task::spawn_blocking(move || path.map(|path| recording::recover(&path))).await;
+            let recovered =
+                tokio::task::spawn_blocking(move || path.map(|path| recording::recover(&path))).await;
             let recording = match recovered {
                 Ok(Some(Ok(done))) => format!("recording of {} bytes, sha256 {}", done.bytes, done.sha256),
                 Ok(Some(Err(err))) => format!("its recording is not usable: {}", crate::chain(&err)),

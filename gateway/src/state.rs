@@ -67,7 +67,9 @@ pub enum StateError {
         err: std::io::Error,
     },
     /// A newer program wrote it.
-    #[error("the state database `{path}` was written by a newer version of sallyport-gateway; start that version")]
+    #[error(
+        "the state database `{path}` was written by a newer version of sallyport-gateway; start that version"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -93,7 +95,8 @@ impl State {
     /// The file cannot be opened, or its schema is newer than this program.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let fail = |err| StateError::Open { path: path.to_owned(), err };
-        crate::files::touch_private(path).map_err(|err| StateError::Private { path: path.to_owned(), err })?;
+        crate::files::touch_private(path)
+            .map_err(|err| StateError::Private { path: path.to_owned(), err })?;
         let mut connection = Connection::open(path).map_err(fail)?;
         let version = configure(&mut connection).map_err(fail)?;
         if version > VERSION {

@@ -47,7 +47,11 @@ impl Checkpoint {
             return Err(CheckpointError::Malformed);
         };
         let n = size.parse::<u64>().map_err(|_| CheckpointError::Malformed)?;
-        let root = BASE64.decode(root).ok().and_then(|r| Hash::try_from(r).ok()).ok_or(CheckpointError::Malformed)?;
+        let root = BASE64
+            .decode(root)
+            .ok()
+            .and_then(|r| Hash::try_from(r).ok())
+            .ok_or(CheckpointError::Malformed)?;
         // Decimal without sign or leading zeros, so that one checkpoint has one text.
         if origin.is_empty() || size != n.to_string() {
             return Err(CheckpointError::Malformed);
@@ -69,7 +73,11 @@ impl Checkpoint {
     /// Not signed by `key`, malformed, or of another log.
     pub fn open(note: &str, key: &Verifier) -> Result<Self, CheckpointError> {
         let checkpoint = Self::parse(key.open(note)?)?;
-        if checkpoint.origin == key.name() { Ok(checkpoint) } else { Err(CheckpointError::Origin(checkpoint.origin)) }
+        if checkpoint.origin == key.name() {
+            Ok(checkpoint)
+        } else {
+            Err(CheckpointError::Origin(checkpoint.origin))
+        }
     }
 }
 
@@ -84,7 +92,10 @@ mod tests {
         let note = checkpoint.sign(&signer).unwrap();
         assert_eq!(Checkpoint::open(&note, signer.verifier()).unwrap(), checkpoint);
         let foreign = Checkpoint { origin: "elsewhere".into(), ..checkpoint.clone() }.sign(&signer).unwrap();
-        assert_eq!(Checkpoint::open(&foreign, signer.verifier()), Err(CheckpointError::Origin("elsewhere".into())));
+        assert_eq!(
+            Checkpoint::open(&foreign, signer.verifier()),
+            Err(CheckpointError::Origin("elsewhere".into()))
+        );
         for text in ["", "o\n", "o\n1\n", "o\n01\nCQkJ\n", "o\n-1\nCQ==\n", "o\n1\nnope\n"] {
             assert_eq!(Checkpoint::parse(text), Err(CheckpointError::Malformed), "{text:?}");
         }

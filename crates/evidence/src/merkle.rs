@@ -42,7 +42,8 @@ impl Frontier {
     #[must_use]
     pub fn from_bytes(size: u64, bytes: &[u8]) -> Option<Self> {
         let (peaks, rest) = bytes.as_chunks::<32>();
-        (rest.is_empty() && peaks.len() == size.count_ones() as usize).then(|| Self { size, peaks: peaks.to_vec() })
+        (rest.is_empty() && peaks.len() == size.count_ones() as usize)
+            .then(|| Self { size, peaks: peaks.to_vec() })
     }
 
     /// The peaks, one after the other; keep the size beside it.

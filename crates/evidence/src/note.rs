@@ -59,7 +59,8 @@ impl Verifier {
         let Some((&ED25519, key)) = bytes.split_first() else {
             return Err(NoteError::Key);
         };
-        let key = key.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok()).ok_or(NoteError::Key)?;
+        let key =
+            key.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok()).ok_or(NoteError::Key)?;
         let verifier = Self::new(name, key).ok_or(NoteError::Key)?;
         if hex::encode(verifier.id) == id { Ok(verifier) } else { Err(NoteError::KeyId) }
     }
@@ -67,7 +68,8 @@ impl Verifier {
     fn new(name: &str, key: VerifyingKey) -> Option<Self> {
         let fits = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+');
         fits.then(|| {
-            let digest = Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(key.as_bytes());
+            let digest =
+                Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(key.as_bytes());
             let [a, b, c, d, ..] = <[u8; 32]>::from(digest.finalize());
             Self { name: name.to_owned(), id: [a, b, c, d], key }
         })
@@ -89,7 +91,9 @@ impl Verifier {
         let ours = ours.ok_or_else(|| NoteError::Unsigned(self.name.clone()))?;
         let signature = Signature::from_slice(&ours.signature).map_err(|_| NoteError::Malformed)?;
         // Strict: no small-order keys, one signature per message.
-        self.key.verify_strict(text.as_bytes(), &signature).map_err(|_| NoteError::Signature(self.name.clone()))?;
+        self.key
+            .verify_strict(text.as_bytes(), &signature)
+            .map_err(|_| NoteError::Signature(self.name.clone()))?;
         Ok(text)
     }
 }
@@ -180,8 +184,7 @@ mod tests {
     // Known answer of Go's golang.org/x/mod/sumdb/note.
     const KEY: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
     const SECRET: &str = "AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
-    const TEXT: &str =
-        "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
+    const TEXT: &str = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
     const SIGNATURE: &str = "\u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
 
     #[test]
@@ -203,7 +206,10 @@ mod tests {
         let note = signer.sign("text\n\nmore\n").unwrap();
         assert_eq!(signer.verifier().open(&note).unwrap(), "text\n\nmore\n");
         assert_eq!(other.verifier().open(&note), Err(NoteError::Unsigned("log".into())));
-        assert!(matches!(signer.verifier().open(&note.replace("text", "tExt")), Err(NoteError::Signature(_))));
+        assert!(matches!(
+            signer.verifier().open(&note.replace("text", "tExt")),
+            Err(NoteError::Signature(_))
+        ));
         let unsigned = note.split("\u{2014}").next().unwrap();
         assert_eq!(signer.verifier().open(unsigned), Err(NoteError::Malformed));
         assert_eq!(signer.sign("no newline"), Err(NoteError::Malformed));

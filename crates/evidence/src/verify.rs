@@ -54,7 +54,9 @@ pub enum Fault {
         index: u64,
     },
     /// A maker's sequence number repeats or goes back.
-    #[error("leaf {index} repeats or reorders: {maker} had reached {newest} in this boot, and this is its {seq}")]
+    #[error(
+        "leaf {index} repeats or reorders: {maker} had reached {newest} in this boot, and this is its {seq}"
+    )]
     Repeated {
         /// Which leaf.
         index: u64,
@@ -66,7 +68,9 @@ pub enum Fault {
         newest: u64,
     },
     /// Records of a maker are missing, and no loss record says so.
-    #[error("before leaf {index}, {count} records of {maker} are missing (from its number {from}) and the log does not own up to it")]
+    #[error(
+        "before leaf {index}, {count} records of {maker} are missing (from its number {from}) and the log does not own up to it"
+    )]
     Missing {
         /// The leaf before which they should be.
         index: u64,
@@ -78,7 +82,9 @@ pub enum Fault {
         count: u64,
     },
     /// The leaves are not those that were signed.
-    #[error("leaves {from} to {to} are not those that were signed: something there was altered, inserted, removed or swapped")]
+    #[error(
+        "leaves {from} to {to} are not those that were signed: something there was altered, inserted, removed or swapped"
+    )]
     Root {
         /// First leaf in doubt: all before it are proved.
         from: u64,
@@ -86,7 +92,9 @@ pub enum Fault {
         to: u64,
     },
     /// A checkpoint covers more leaves than there are.
-    #[error("the log was cut off: {size} leaves were signed, {leaves} are there; leaf {leaves} is the first missing")]
+    #[error(
+        "the log was cut off: {size} leaves were signed, {leaves} are there; leaf {leaves} is the first missing"
+    )]
     Truncated {
         /// Signed size.
         size: u64,
@@ -159,7 +167,12 @@ impl fmt::Display for Report {
         write!(f, "log `{}` of {} leaves; ", self.origin, self.leaves)?;
         match &self.proved {
             Some(checkpoint) => {
-                write!(f, "checkpoint at {} leaves, newest record {}", checkpoint.size, UtcTime(self.proved_time_ns))?;
+                write!(
+                    f,
+                    "checkpoint at {} leaves, newest record {}",
+                    checkpoint.size,
+                    UtcTime(self.proved_time_ns)
+                )?;
                 if self.unproved() > 0 {
                     write!(f, "; {} newer leaves not under a checkpoint yet", self.unproved())?;
                 }
@@ -363,7 +376,13 @@ impl fmt::Display for UtcTime {
         let day = day_of_year - (153 * month_index + 2) / 5 + 1;
         let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
         let year = year_of_era + era * 400 + u64::from(month <= 2);
-        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest / 60 % 60, rest % 60)
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+            rest / 3600,
+            rest / 60 % 60,
+            rest % 60
+        )
     }
 }
 

@@ -108,13 +108,15 @@ impl Authority {
         let file = |path: &Path, err| AuthorityError::File { path: path.to_owned(), err };
         let unusable = |err| AuthorityError::Unusable { path: dir.to_owned(), err };
         let fresh = KeyPair::generate().map_err(unusable)?.serialize_pem();
-        let key_pem = zeroize::Zeroizing::new(files::secret(&key_path, || fresh).map_err(|err| file(&key_path, err))?);
+        let key_pem =
+            zeroize::Zeroizing::new(files::secret(&key_path, || fresh).map_err(|err| file(&key_path, err))?);
         let key = KeyPair::from_pem(&key_pem).map_err(unusable)?;
         let certificate_pem = if certificate_path.exists() {
             std::fs::read_to_string(&certificate_path).map_err(|err| file(&certificate_path, err))?
         } else {
             let pem = ca_params().self_signed(&key).map_err(unusable)?.pem();
-            files::write_private(&certificate_path, pem.as_bytes()).map_err(|err| file(&certificate_path, err))?;
+            files::write_private(&certificate_path, pem.as_bytes())
+                .map_err(|err| file(&certificate_path, err))?;
             pem
         };
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(unusable)?;
@@ -177,7 +179,12 @@ impl Authority {
         self.sign_sensor(host, &request.public_key, SENSOR_LIFE).map_err(CsrError::Sign)
     }
 
-    fn sign_sensor(&self, host: &str, key: &impl PublicKeyData, life: Duration) -> Result<Issued, rcgen::Error> {
+    fn sign_sensor(
+        &self,
+        host: &str,
+        key: &impl PublicKeyData,
+        life: Duration,
+    ) -> Result<Issued, rcgen::Error> {
         let mut params = CertificateParams::default();
         let serial = leaf(&mut params, host, life);
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(format!("{SENSOR_URI}{host}"))?)];

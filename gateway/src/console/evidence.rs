@@ -48,7 +48,8 @@ impl Service {
         let wanted = Wanted { active_only, user, host, id: String::new(), limit };
         let mut listed = Vec::new();
         for (row, channels) in sessions::list(&self.state, wanted).await.map_err(internal)? {
-            let denials = self.authorizer.recorder().reader().denials(row.id.clone()).await.map_err(internal)?;
+            let denials =
+                self.authorizer.recorder().reader().denials(row.id.clone()).await.map_err(internal)?;
             let channels = channels.into_iter().map(|c| {
                 let path = recording::path(self.authorizer.recorder().recordings(), &row.id, &c.id);
                 ChannelInfo {
@@ -77,9 +78,13 @@ impl Service {
         Ok(Response::new(ListSessionsResponse { sessions: listed }))
     }
 
-    pub(super) async fn search(&self, request: Request<EventsRequest>) -> Result<Response<Down<LogEntry>>, Status> {
+    pub(super) async fn search(
+        &self,
+        request: Request<EventsRequest>,
+    ) -> Result<Response<Down<LogEntry>>, Status> {
         let (identity, _) = self.caller(&request).await?;
-        let EventsRequest { follow, session_id, user, host, kind, outcome, from_index, limit } = request.into_inner();
+        let EventsRequest { follow, session_id, user, host, kind, outcome, from_index, limit } =
+            request.into_inner();
         let own = self.owns(&identity, &session_id).await?;
         let filter = Filter { session: session_id, user, host, kind, outcome };
         if !own {
@@ -91,18 +96,25 @@ impl Service {
         Ok(send(move |out| tail(reader, size, filter, from_index, limit, follow, out), &self.shutdown))
     }
 
-    pub(super) async fn whole_log(&self, request: Request<LogRequest>) -> Result<Response<Down<LogEntry>>, Status> {
+    pub(super) async fn whole_log(
+        &self,
+        request: Request<LogRequest>,
+    ) -> Result<Response<Down<LogEntry>>, Status> {
         let identity = self.caller_for(&request, GatewayAction::ReadEvidence).await?;
         let LogRequest { from_index, to_index } = request.into_inner();
         let reader = self.authorizer.recorder().reader().clone();
         let size = *self.authorizer.recorder().size().borrow();
         let to = if to_index == 0 { size } else { to_index.min(size) };
         self.note(&identity, None, &format!("exported the log, leaves {from_index} to {to}")).await?;
-        let export = move |out| async move { page(&reader, &Filter::default(), from_index, to, &out).await.map(drop) };
+        let export =
+            move |out| async move { page(&reader, &Filter::default(), from_index, to, &out).await.map(drop) };
         Ok(send(export, &self.shutdown))
     }
 
-    pub(super) async fn replay(&self, request: Request<RecordingRequest>) -> Result<Response<Down<RecordingChunk>>, Status> {
+    pub(super) async fn replay(
+        &self,
+        request: Request<RecordingRequest>,
+    ) -> Result<Response<Down<RecordingChunk>>, Status> {
         let (identity, _) = self.caller(&request).await?;
         let RecordingRequest { session_id, channel_id } = request.into_inner();
         let own = self.owns(&identity, &session_id).await?;
@@ -111,7 +123,8 @@ impl Service {
         }
         let wanted = Wanted { id: session_id.clone(), limit: 1, ..Wanted::default() };
         let found = sessions::list(&self.state, wanted).await.map_err(internal)?;
-        let (_, channels) = found.first().ok_or_else(|| Status::not_found(format!("there is no session {session_id}")))?;
+        let (_, channels) =
+            found.first().ok_or_else(|| Status::not_found(format!("there is no session {session_id}")))?;
         let folder = self.authorizer.recorder().recordings();
         let path = channels
             .iter()
@@ -150,7 +163,9 @@ impl Service {
         }
         let wanted = Wanted { id: session.to_owned(), limit: 1, ..Wanted::default() };
         let found = sessions::list(&self.state, wanted).await.map_err(internal)?;
-        Ok(found.first().is_some_and(|(row, _)| row.identity.user == identity.user && row.identity.issuer == identity.issuer))
+        Ok(found.first().is_some_and(|(row, _)| {
+            row.identity.user == identity.user && row.identity.issuer == identity.issuer
+        }))
     }
 }
 
@@ -209,7 +224,13 @@ async fn tail(
 }
 
 /// Sends all that match in `from..to`; gives where to go on.
-async fn page(reader: &Reader, filter: &Filter, from: u64, to: u64, out: &Out<LogEntry>) -> Result<u64, Status> {
+async fn page(
+    reader: &Reader,
+    filter: &Filter,
+    from: u64,
+    to: u64,
+    out: &Out<LogEntry>,
+) -> Result<u64, Status> {
     let mut next = from;
     while next < to {
         let entries = reader.range(filter, next, to, PAGE).await.map_err(internal)?;
@@ -229,9 +250,18 @@ async fn page(reader: &Reader, filter: &Filter, from: u64, to: u64, out: &Out<Lo
 
 fn describe(filter: &Filter, follow: bool) -> String {
     let Filter { session, user, host, kind, outcome } = filter;
-    let parts = HashMap::from([("session", session), ("user", user), ("host", host), ("kind", kind), ("outcome", outcome)]);
-    let mut parts: Vec<String> =
-        parts.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name} {value}")).collect();
+    let parts = HashMap::from([
+        ("session", session),
+        ("user", user),
+        ("host", host),
+        ("kind", kind),
+        ("outcome", outcome),
+    ]);
+    let mut parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
     parts.sort_unstable();
     if follow {
         parts.push("following".to_owned());

@@ -17,7 +17,10 @@ const MAX_JOIN_TTL: Duration = Duration::from_secs(7 * 86_400);
 const REASON: usize = 500;
 
 impl Service {
-    pub(super) async fn push(&self, request: Request<PushPolicyRequest>) -> Result<Response<PushPolicyResponse>, Status> {
+    pub(super) async fn push(
+        &self,
+        request: Request<PushPolicyRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
         let identity = self.caller_for(&request, GatewayAction::PushPolicy).await?;
         let PushPolicyRequest { archive, commit, author, message } = request.into_inner();
         let note = PushNote { commit: cut(&commit), author: cut(&author), message: cut(&message) };
@@ -41,7 +44,8 @@ impl Service {
         let (identity, _) = self.caller(&request).await?;
         // Whoever may push must see what is there; whoever reads evidence must see what it was judged by.
         let push = self.authorizer.gateway_action(&identity, GatewayAction::PushPolicy);
-        push.or_else(|_| self.authorizer.gateway_action(&identity, GatewayAction::ReadEvidence)).map_err(denied)?;
+        push.or_else(|_| self.authorizer.gateway_action(&identity, GatewayAction::ReadEvidence))
+            .map_err(denied)?;
         let version = request.into_inner().version;
         let stored = if version.is_empty() {
             policies::in_force(&self.state).await
@@ -54,15 +58,22 @@ impl Service {
         Ok(Response::new(CurrentPolicyResponse { version, commit, author, pushed_at_ms: pushed_ms, archive }))
     }
 
-    pub(super) async fn end(&self, request: Request<EndSessionRequest>) -> Result<Response<EndSessionResponse>, Status> {
+    pub(super) async fn end(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
         let (identity, _) = self.caller(&request).await?;
         let EndSessionRequest { session_id, reason } = request.get_ref().clone();
         let session = self.authorizer.find(&session_id);
         // One's own may always be ended.
-        if session.as_ref().is_none_or(|s| s.identity.user != identity.user || s.identity.issuer != identity.issuer) {
+        if session
+            .as_ref()
+            .is_none_or(|s| s.identity.user != identity.user || s.identity.issuer != identity.issuer)
+        {
             self.caller_for(&request, GatewayAction::EndSessions).await?;
         }
-        let session = session.ok_or_else(|| Status::not_found(format!("there is no running session {session_id}")))?;
+        let session =
+            session.ok_or_else(|| Status::not_found(format!("there is no running session {session_id}")))?;
         let reason = if reason.trim().is_empty() { "no reason given".to_owned() } else { cut(&reason) };
         self.note(&identity, Some(&session.host), &format!("ended session {session_id}: {reason}")).await?;
         self.authorizer.end_session(&session, EndReason::Ended { by: identity.user, reason });
@@ -79,11 +90,19 @@ impl Service {
             let text = "a host's name has lower-case letters, digits, `-`, `.` and `_`, 63 at most, and is not `gateway`";
             return Err(Status::invalid_argument(text));
         }
-        let ttl = if ttl_seconds == 0 { JOIN_TTL } else { Duration::from_secs(ttl_seconds.into()).min(MAX_JOIN_TTL) };
+        let ttl = if ttl_seconds == 0 {
+            JOIN_TTL
+        } else {
+            Duration::from_secs(ttl_seconds.into()).min(MAX_JOIN_TTL)
+        };
         self.note(&identity, Some(&host), &format!("made a join token for {host}")).await?;
         let token = tokens::create_join(&self.state, &host, ttl).await.map_err(internal)?;
         let ca_sha256 = self.authority.fingerprint();
-        Ok(Response::new(CreateJoinTokenResponse { token: token.secret, expires_at_ms: token.expires_ms, ca_sha256 }))
+        Ok(Response::new(CreateJoinTokenResponse {
+            token: token.secret,
+            expires_at_ms: token.expires_ms,
+            ca_sha256,
+        }))
     }
 
     pub(super) async fn revoke(

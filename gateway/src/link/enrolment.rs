@@ -32,17 +32,23 @@ impl Enrolment for Service {
         let address = request.extensions().get::<Peer>().map(|peer| peer.address);
         let JoinRequest { token, csr_pem, facts } = request.into_inner();
         // Before the token is used up: a request that cannot be signed must not cost it.
-        self.authority.issue_sensor("check", &csr_pem).map_err(|err| Status::invalid_argument(err.to_string()))?;
+        self.authority
+            .issue_sensor("check", &csr_pem)
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
         let from = address.map(|a| a.to_string()).unwrap_or_default();
         let host = match tokens::use_join(&self.state, &token).await.map_err(internal)? {
             Ok(host) => host,
             Err(unusable) => {
-                self.record(None, Outcome::Blocked, &format!("join refused, from {from}: {unusable}")).await?;
+                self.record(None, Outcome::Blocked, &format!("join refused, from {from}: {unusable}"))
+                    .await?;
                 tokio::time::sleep(WRONG_TOKEN_DELAY).await;
                 return Err(Status::unauthenticated(unusable.to_string()));
             }
         };
-        let issued = self.authority.issue_sensor(&host, &csr_pem).map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let issued = self
+            .authority
+            .issue_sensor(&host, &csr_pem)
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
         let facts = facts.unwrap_or_default();
         let what = format!(
             "joined from {from}; it calls itself {}, kernel {}; certificate {}",

@@ -54,12 +54,17 @@ impl SensorLink for Service {
             .issue_sensor(&peer.host, &request.into_inner().csr_pem)
             .map_err(|err| Status::invalid_argument(err.to_string()))?;
         self.record(&peer.host, &format!("certificate {} renewed as {}", peer.serial, issued.serial)).await?;
-        sensors::certified(&self.state, &issued.serial, &peer.host, issued.expires_ms).await.map_err(internal)?;
+        sensors::certified(&self.state, &issued.serial, &peer.host, issued.expires_ms)
+            .await
+            .map_err(internal)?;
         let ca_pem = self.authority.certificate_pem().to_owned();
         Ok(Response::new(RenewResponse { certificate_pem: issued.pem, ca_pem }))
     }
 
-    async fn control(&self, request: Request<Streaming<SensorReport>>) -> Result<Response<Self::ControlStream>, Status> {
+    async fn control(
+        &self,
+        request: Request<Streaming<SensorReport>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
         let peer = self.sensor(&request).await?;
         let mut reports = request.into_inner();
         let hello = match first(&mut reports).await?.report {
@@ -94,7 +99,10 @@ impl SensorLink for Service {
         Ok(Response::new(until(ReceiverStream::new(down).map(Ok), ends)))
     }
 
-    async fn channel(&self, request: Request<Streaming<ChannelFrame>>) -> Result<Response<Self::ChannelStream>, Status> {
+    async fn channel(
+        &self,
+        request: Request<Streaming<ChannelFrame>>,
+    ) -> Result<Response<Self::ChannelStream>, Status> {
         let peer = self.sensor(&request).await?;
         let cut = self.linked(&peer)?;
         let mut frames = request.into_inner();
@@ -107,7 +115,10 @@ impl SensorLink for Service {
         Ok(Response::new(until(ReceiverStream::new(down), self.ends(&peer, cut))))
     }
 
-    async fn evidence(&self, request: Request<Streaming<RecordBatch>>) -> Result<Response<Self::EvidenceStream>, Status> {
+    async fn evidence(
+        &self,
+        request: Request<Streaming<RecordBatch>>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
         let peer = self.sensor(&request).await?;
         // Evidence may come before the control stream and after it: it is wanted in any case.
         let cut = self.authorizer.sensor_registry().revoked_token(&peer.host);
@@ -123,14 +134,25 @@ impl Service {
     async fn sensor<T>(&self, request: &Request<T>) -> Result<PeerCertificate, Status> {
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.clone());
         let peer = peer.ok_or_else(|| {
-            Status::unauthenticated("this needs a sensor's client certificate; get one with `sallyport-sensor join`")
+            Status::unauthenticated(
+                "this needs a sensor's client certificate; get one with `sallyport-sensor join`",
+            )
         })?;
         if peer.expires <= SystemTime::now() {
-            return Err(Status::unauthenticated("the client certificate has expired; join again with a new token"));
+            return Err(Status::unauthenticated(
+                "the client certificate has expired; join again with a new token",
+            ));
         }
         if !sensors::is_valid(&self.state, &peer.serial, &peer.host).await.map_err(internal)? {
-            tracing::warn!(host = peer.host, serial = peer.serial, "refused a revoked or unknown certificate");
-            let text = format!("the certificate of {} was revoked or is unknown here; join again with a new token", peer.host);
+            tracing::warn!(
+                host = peer.host,
+                serial = peer.serial,
+                "refused a revoked or unknown certificate"
+            );
+            let text = format!(
+                "the certificate of {} was revoked or is unknown here; join again with a new token",
+                peer.host
+            );
             return Err(Status::permission_denied(text));
         }
         Ok(peer)
@@ -165,7 +187,12 @@ impl Service {
 }
 
 /// Reads a control stream to its end.
-async fn listen(authorizer: Authorizer, link: Link, mut reports: Streaming<SensorReport>, ends: CancellationToken) {
+async fn listen(
+    authorizer: Authorizer,
+    link: Link,
+    mut reports: Streaming<SensorReport>,
+    ends: CancellationToken,
+) {
     let host = link.host.clone();
     let registry = authorizer.sensor_registry().clone();
     loop {
@@ -184,7 +211,11 @@ async fn listen(authorizer: Authorizer, link: Link, mut reports: Streaming<Senso
                 let what = if status.error.is_empty() {
                     format!("policy {} is in force", clean(&status.version))
                 } else {
-                    format!("policy {} could not be put into force: {}", clean(&status.version), clean(&status.error))
+                    format!(
+                        "policy {} could not be put into force: {}",
+                        clean(&status.version),
+                        clean(&status.error)
+                    )
                 };
                 if let Err(err) = policy_record(&authorizer, &host, &what).await {
                     tracing::error!(host, %err, "a policy status is not on the record");
@@ -239,14 +270,22 @@ async fn ingest(
     drop(acks);
 }
 
-async fn record(authorizer: &Authorizer, host: &str, message: &str) -> Result<(), crate::recorder::AppendError> {
+async fn record(
+    authorizer: &Authorizer,
+    host: &str,
+    message: &str,
+) -> Result<(), crate::recorder::AppendError> {
     let mut record = draft(Kind::Sensor);
     record.host = Some(host.to_owned());
     record.message = Some(message.to_owned());
     authorizer.record(record).await.map(drop)
 }
 
-async fn policy_record(authorizer: &Authorizer, host: &str, message: &str) -> Result<(), crate::recorder::AppendError> {
+async fn policy_record(
+    authorizer: &Authorizer,
+    host: &str,
+    message: &str,
+) -> Result<(), crate::recorder::AppendError> {
     let mut record = draft(Kind::Policy);
     record.host = Some(host.to_owned());
     record.message = Some(message.to_owned());
@@ -269,9 +308,12 @@ fn until<T: Send + 'static>(
 ) -> Down<T> {
     let guard = ends.clone().drop_guard();
     let stopped = async move { ends.cancelled_owned().await };
-    Box::pin(futures::stream::StreamExt::take_until(stream.map(move |item| {
-        // Lives as long as the stream: dropping it with the connection stops the watcher.
-        let _ = &guard;
-        item
-    }), stopped))
+    Box::pin(futures::stream::StreamExt::take_until(
+        stream.map(move |item| {
+            // Lives as long as the stream: dropping it with the connection stops the watcher.
+            let _ = &guard;
+            item
+        }),
+        stopped,
+    ))
 }

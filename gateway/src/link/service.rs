@@ -59,14 +59,19 @@ pub async fn serve(
     parts: Parts,
 ) -> Result<(), tonic::transport::Error> {
     let Parts { authority, state, authorizer, sign_in, ssh_command, shutdown, streams_end } = parts;
-    let join = enrolment::Service { authority: authority.clone(), state: state.clone(), authorizer: authorizer.clone() };
+    let join = enrolment::Service {
+        authority: authority.clone(),
+        state: state.clone(),
+        authorizer: authorizer.clone(),
+    };
     let link = sensor::Service {
         authority: authority.clone(),
         state: state.clone(),
         authorizer: authorizer.clone(),
         streams_end,
     };
-    let console = console::Service { authority, state, authorizer, sign_in, ssh_command, shutdown: shutdown.clone() };
+    let console =
+        console::Service { authority, state, authorizer, sign_in, ssh_command, shutdown: shutdown.clone() };
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

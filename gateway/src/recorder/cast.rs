@@ -64,7 +64,13 @@ impl Cast {
         if let Some(command) = command {
             head["command"] = json!(command);
         }
-        let stream = |name| StreamState { name, partial: Vec::new(), binary_shown: 0, counted: 0, hash: Sha256::new() };
+        let stream = |name| StreamState {
+            name,
+            partial: Vec::new(),
+            binary_shown: 0,
+            counted: 0,
+            hash: Sha256::new(),
+        };
         Self {
             last: Duration::ZERO,
             out: format!("{head}\n").into_bytes(),
@@ -132,7 +138,8 @@ impl Cast {
             let state = &mut self.streams[stream as usize];
             if state.counted > 0 {
                 let hash = hex::encode(state.hash.finalize_reset());
-                let label = format!("{}: {} bytes of binary output, sha256 {hash}", state.name, state.counted);
+                let label =
+                    format!("{}: {} bytes of binary output, sha256 {hash}", state.name, state.counted);
                 self.event(now, 'm', &label);
             }
         }
@@ -213,7 +220,8 @@ mod tests {
             cast.output(Duration::ZERO, Stream::Stdout, &[*byte]);
             cast.output(Duration::ZERO, Stream::Stderr, b".");
         }
-        let joined: String = lines(&mut cast)[1..].iter().filter_map(|l| l[2].as_str()).filter(|s| *s != ".").collect();
+        let joined: String =
+            lines(&mut cast)[1..].iter().filter_map(|l| l[2].as_str()).filter(|s| *s != ".").collect();
         assert_eq!(joined, "grüße ✓");
     }
 

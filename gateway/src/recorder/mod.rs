@@ -53,7 +53,9 @@ pub enum OpenError {
         err: rusqlite::Error,
     },
     /// The log contradicts itself; nothing may be appended to it.
-    #[error("the evidence log `{path}` contradicts itself: {what}. Keep a copy, run `sallyport-gateway verify`, and restore the newest intact backup")]
+    #[error(
+        "the evidence log `{path}` contradicts itself: {what}. Keep a copy, run `sallyport-gateway verify`, and restore the newest intact backup"
+    )]
     Inconsistent {
         /// Which.
         path: PathBuf,
@@ -129,7 +131,8 @@ impl Recorder {
         LazyLock::force(&STARTED);
         let recordings = dir.join("recordings");
         for folder in [dir, &recordings] {
-            crate::files::private_dir(folder).map_err(|err| OpenError::File { path: folder.to_owned(), err })?;
+            crate::files::private_dir(folder)
+                .map_err(|err| OpenError::File { path: folder.to_owned(), err })?;
         }
         let signer = signer(&dir.join("log.key"), name)?;
         let key: Arc<str> = signer.verifier().to_string().into();
@@ -225,6 +228,11 @@ pub fn draft(kind: Kind) -> Record {
         loss: None,
         message: None,
     }
+}
+
+/// Fuzz entry for what sensors send as records.
+pub fn fuzz_batch(bytes: &[u8]) {
+    writer::fuzz_batch(bytes);
 }
 
 /// Wall clock, nanoseconds since the Unix epoch.

@@ -60,7 +60,13 @@ impl Reader {
     ///
     /// # Errors
     /// The database.
-    pub async fn range(&self, filter: &Filter, from: u64, to: u64, limit: usize) -> Result<Vec<Entry>, ReadError> {
+    pub async fn range(
+        &self,
+        filter: &Filter,
+        from: u64,
+        to: u64,
+        limit: usize,
+    ) -> Result<Vec<Entry>, ReadError> {
         let filter = filter.clone();
         self.with(move |connection| select(connection, &filter, from, to, limit, "ASC")).await
     }
@@ -71,7 +77,8 @@ impl Reader {
     /// The database.
     pub async fn newest(&self, filter: &Filter, to: u64, limit: usize) -> Result<Vec<Entry>, ReadError> {
         let filter = filter.clone();
-        let mut entries = self.with(move |connection| select(connection, &filter, 0, to, limit, "DESC")).await?;
+        let mut entries =
+            self.with(move |connection| select(connection, &filter, 0, to, limit, "DESC")).await?;
         entries.reverse();
         Ok(entries)
     }
@@ -82,7 +89,9 @@ impl Reader {
     /// The database.
     pub async fn checkpoint(&self) -> Result<Option<String>, ReadError> {
         self.with(|connection| {
-            connection.query_row("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |row| row.get(0)).optional()
+            connection
+                .query_row("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1", [], |row| row.get(0))
+                .optional()
         })
         .await
     }
@@ -126,7 +135,10 @@ impl Reader {
 /// The file cannot be opened.
 pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let path: PathBuf = path.to_owned();
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     Ok(connection)
 }
@@ -143,7 +155,9 @@ fn select(
     let mut sql = "SELECT idx, record FROM leaves WHERE idx >= ? AND idx < ?".to_owned();
     let mut values = vec![clamp(from), clamp(to)];
     let Filter { session, user, host, kind, outcome } = filter;
-    for (column, value) in [("session", session), ("user", user), ("host", host), ("kind", kind), ("outcome", outcome)] {
+    for (column, value) in
+        [("session", session), ("user", user), ("host", host), ("kind", kind), ("outcome", outcome)]
+    {
         if !value.is_empty() {
             sql.push_str(&format!(" AND {column} = ?"));
             values.push(Value::Text(value.clone()));

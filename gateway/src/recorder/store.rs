@@ -164,7 +164,8 @@ impl Store {
             .optional()
             .map_err(fail)?;
         if let Some(note) = newest {
-            let signed = Checkpoint::open(&note, key).map_err(|err| wrong(format!("the newest checkpoint: {err}")))?;
+            let signed =
+                Checkpoint::open(&note, key).map_err(|err| wrong(format!("the newest checkpoint: {err}")))?;
             if signed.size > size {
                 return Err(wrong(format!("{} leaves were signed, {size} are there", signed.size)));
             }
@@ -235,10 +236,12 @@ impl Store {
             for ((maker, boot), seq) in newest {
                 mark.execute(params![maker, boot, seq])?;
             }
-            let mut tree = transaction.prepare_cached("REPLACE INTO tree (one, size, frontier) VALUES (1,?,?)")?;
+            let mut tree =
+                transaction.prepare_cached("REPLACE INTO tree (one, size, frontier) VALUES (1,?,?)")?;
             tree.execute(params![frontier.size(), frontier.to_bytes()])?;
             if let Some(note) = sign(&frontier) {
-                let mut save = transaction.prepare_cached("REPLACE INTO checkpoints (size, note) VALUES (?,?)")?;
+                let mut save =
+                    transaction.prepare_cached("REPLACE INTO checkpoints (size, note) VALUES (?,?)")?;
                 save.execute(params![frontier.size(), note])?;
             }
         }

@@ -1,6 +1,7 @@
 //! The log: durable, in order, exactly once, with its losses counted, and refusing what is not sound.
 
 use super::*;
+use reader::Filter;
 use sallyport_evidence::record::{Decision, Outcome, Session};
 
 fn open(dir: &Path) -> Recorder {
@@ -118,7 +119,10 @@ async fn a_tampered_log_is_not_gone_on_with() {
     let sql = "UPDATE leaves SET record = CAST(replace(CAST(record AS TEXT), 'exec', 'exit') AS BLOB) WHERE idx = 4";
     assert_eq!(database.execute(sql, []).unwrap(), 1);
     let report = verified(dir.path());
-    assert_eq!(report.faults[0].to_string(), "leaf 4 was altered: its bytes no longer have the hash they were stored with");
+    assert_eq!(
+        report.faults[0].to_string(),
+        "leaf 4 was altered: its bytes no longer have the hash they were stored with"
+    );
     database.execute("DELETE FROM leaves WHERE idx = 8", []).unwrap();
     let result = Recorder::open(dir.path(), "gateway.test", CancellationToken::new());
     assert!(matches!(result, Err(OpenError::Inconsistent { .. })));
@@ -160,4 +164,31 @@ async fn followers_skip_nothing() {
     assert!(note.starts_with("gateway.test\n"));
 }
 
-use reader::Filter;
+#[tokio::test]
+async fn a_log_that_cannot_be_written_stops_the_gateway_and_acknowledges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fatal = CancellationToken::new();
+    let recorder = Recorder::open(dir.path(), "gateway.test", fatal.clone()).unwrap();
+    recorder.append(draft(Kind::Access)).await.unwrap();
+    let database = rusqlite::Connection::open(dir.path().join(store::FILE)).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON leaves BEGIN SELECT RAISE(FAIL, 'disk full'); END",
+        )
+        .unwrap();
+    assert!(matches!(recorder.append(draft(Kind::Access)).await, Err(AppendError::Failed)));
+    tokio::time::timeout(std::time::Duration::from_secs(5), fatal.cancelled()).await.unwrap();
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    // It may work again: only a restart, which looks at the disk, may say so.
+    assert!(matches!(recorder.append(draft(Kind::Access)).await, Err(AppendError::Failed)));
+    let again = open(dir.path());
+    assert_eq!(again.append(draft(Kind::Access)).await.unwrap(), 1);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_of_a_sensor_are_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        fuzz_batch(&bytes);
+        crate::authority::x509::fuzz_peer(&bytes);
+    }
+}

@@ -51,8 +51,14 @@ pub(super) struct Writer {
 }
 
 impl Batch {
-    pub(super) fn check(maker: &str, boot: String, first_seq: u64, records: Vec<Bytes>) -> Result<Self, IngestError> {
-        let wrong = |seq: u64, why: &str| IngestError::Unacceptable { seq, boot: boot.clone(), why: why.to_owned() };
+    pub(super) fn check(
+        maker: &str,
+        boot: String,
+        first_seq: u64,
+        records: Vec<Bytes>,
+    ) -> Result<Self, IngestError> {
+        let wrong =
+            |seq: u64, why: &str| IngestError::Unacceptable { seq, boot: boot.clone(), why: why.to_owned() };
         if maker == GATEWAY || boot.is_empty() || boot.len() > 64 {
             return Err(wrong(first_seq, "its maker or boot id is not possible"));
         }
@@ -68,7 +74,8 @@ impl Batch {
             if record.len() > MAX_BYTES {
                 return Err(wrong(seq, "it is larger than a leaf may be"));
             }
-            let head: Head = serde_json::from_slice(&record).map_err(|err| wrong(seq, &format!("not a record: {err}")))?;
+            let head: Head =
+                serde_json::from_slice(&record).map_err(|err| wrong(seq, &format!("not a record: {err}")))?;
             let Source { maker: of, boot: b, seq: n } = &head.source;
             if of != maker || *b != boot || *n != seq {
                 return Err(wrong(seq, "its source is not the sensor, boot and number it was sent under"));
@@ -83,6 +90,16 @@ impl Batch {
     }
 }
 
+/// Fuzz entry: any bytes of a sensor are refused or taken as a record, never a panic.
+pub(super) fn fuzz_batch(bytes: &[u8]) {
+    let records = bytes.split(|&b| b == 0).map(Bytes::copy_from_slice).collect();
+    if let Ok(batch) = Batch::check("web-1", "b".to_owned(), 1, records) {
+        for leaf in &batch.leaves {
+            let _ = leaf.head.marker();
+        }
+    }
+}
+
 impl Writer {
     pub(super) fn new(store: Store, signer: Signer, size: watch::Sender<u64>) -> Self {
         let boot = uuid::Uuid::now_v7().to_string();
@@ -90,7 +107,12 @@ impl Writer {
     }
 
     /// Runs on a thread of its own until told to stop; then cancels `stopped`. On a failed write, `fatal` first.
-    pub(super) fn spawn(mut self, mut queue: mpsc::Receiver<Request>, fatal: CancellationToken, stopped: CancellationToken) {
+    pub(super) fn spawn(
+        mut self,
+        mut queue: mpsc::Receiver<Request>,
+        fatal: CancellationToken,
+        stopped: CancellationToken,
+    ) {
         std::thread::spawn(move || {
             let outcome = self.run(&mut queue);
             if let Err(err) = outcome {
@@ -171,7 +193,8 @@ impl Writer {
                     .unwrap_or_else(|| self.store.newest_seq(&batch.maker, &batch.boot));
                 let last = batch.leaves.last().map_or(newest, |leaf| leaf.head.source.seq);
                 let mut noted = Vec::new();
-                let mut fresh = batch.leaves.into_iter().filter(|leaf| leaf.head.source.seq > newest).peekable();
+                let mut fresh =
+                    batch.leaves.into_iter().filter(|leaf| leaf.head.source.seq > newest).peekable();
                 let missing = fresh.peek().map_or(0, |leaf| leaf.head.source.seq - newest - 1);
                 if missing > 0
                     && let Ok(leaf) = self.own(missing_record(&batch.maker, newest, missing))
@@ -179,7 +202,10 @@ impl Writer {
                     leaves.push(leaf);
                 }
                 for leaf in fresh {
-                    noted.push(Noted { index: self.store.size() + leaves.len() as u64, head: leaf.head.clone() });
+                    noted.push(Noted {
+                        index: self.store.size() + leaves.len() as u64,
+                        head: leaf.head.clone(),
+                    });
                     leaves.push(leaf);
                 }
                 waiting.push(Waiting::Ingest(reply, newest.max(last), noted));
@@ -229,6 +255,7 @@ fn missing_record(maker: &str, newest: u64, count: u64) -> Record {
     let mut record = draft(Kind::Loss);
     record.host = Some(maker.to_owned());
     record.loss = Some(Loss { what: "record".into(), why: MISSING.into(), count, seen: newest + count });
-    record.message = Some(format!("{count} records of {maker} never arrived, from its number {}", newest + 1));
+    record.message =
+        Some(format!("{count} records of {maker} never arrived, from its number {}", newest + 1));
     record
 }

@@ -1,22 +1,17 @@
 //! The sensors that are connected, what they said, and the channels that run through them.
 
-use super::channel::{self, Connection, FRAMES, Note};
-use super::{HostChannel, StartError};
+use super::channel::{Connection, FRAMES, Note};
 use crate::authorize::EndReason;
-use crate::recorder::cast::Header;
-use crate::recorder::recording::{self, RecordingOpen};
-use crate::recorder::{Noted, Recorder, draft};
-use crate::sessions::{LiveSession, Sessions, principal_message};
-use crate::state::{State, now_ms, sensors as table, sessions as session_table, to_ms};
+use crate::recorder::{Noted, Recorder};
+use crate::sessions::Sessions;
+use crate::state::{State, sensors as table};
 use sallyport_contract::v1::{
-    self, ChannelFrame, EndSession, GatewayOrder, HostFacts, SensorPolicy, StartChannel, Work, exit,
-    gateway_order::Order, work,
+    self, ChannelFrame, EndSession, GatewayOrder, HostFacts, SensorPolicy, gateway_order::Order,
 };
-use sallyport_evidence::record::{Kind, Record};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,27 +23,27 @@ pub(crate) const ORDERS: usize = 256;
 /// All sensors. Cheap to clone.
 #[derive(Clone)]
 pub struct Sensors {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    state: State,
-    recorder: Recorder,
+pub(super) struct Inner {
+    pub(super) state: State,
+    pub(super) recorder: Recorder,
     sessions: Sessions,
-    grace: Duration,
+    pub(super) grace: Duration,
     next_link: AtomicU64,
     tables: Mutex<Tables>,
     /// Changes whenever a sensor connects, goes, or reports a policy.
     news: watch::Sender<u64>,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
 }
 
 #[derive(Default)]
-struct Tables {
+pub(super) struct Tables {
     /// Seen at any time; kept when the link goes.
     known: HashMap<String, Facts>,
     live: HashMap<String, Live>,
-    channels: HashMap<String, ChannelEntry>,
+    pub(super) channels: HashMap<String, ChannelEntry>,
     /// Cancelled when a host's sensor is revoked; for streams that need no control stream.
     revoked: HashMap<String, CancellationToken>,
 }
@@ -69,10 +64,10 @@ struct Live {
     cut: CancellationToken,
 }
 
-struct ChannelEntry {
-    host: String,
-    session: String,
-    notes: mpsc::Sender<Note>,
+pub(super) struct ChannelEntry {
+    pub(super) host: String,
+    pub(super) session: String,
+    pub(super) notes: mpsc::Sender<Note>,
 }
 
 /// A sensor's control stream, from hello to its end. Dropping it is the end.
@@ -93,9 +88,10 @@ impl Sensors {
         sessions: Sessions,
         grace: Duration,
     ) -> Result<Self, crate::state::StateError> {
-        let known = table::all(&state).await?.into_iter().map(|known| {
-            (known.host, Facts { mode: known.mode, kernel: known.kernel, ..Facts::default() })
-        });
+        let known = table::all(&state)
+            .await?
+            .into_iter()
+            .map(|known| (known.host, Facts { mode: known.mode, kernel: known.kernel, ..Facts::default() }));
         let tables = Tables { known: known.collect(), ..Tables::default() };
         let inner = Inner {
             state,
@@ -127,7 +123,8 @@ impl Sensors {
             policy_error: String::new(),
             connected: true,
         };
-        let row = table::Known { host: host.to_owned(), mode: known.mode.clone(), kernel: known.kernel.clone() };
+        let row =
+            table::Known { host: host.to_owned(), mode: known.mode.clone(), kernel: known.kernel.clone() };
         let channels;
         {
             let mut tables = self.tables();
@@ -175,7 +172,12 @@ impl Sensors {
     }
 
     /// Waits until each of `hosts` has said what became of policy `version`, or `within` is over.
-    pub(crate) async fn policy_reports(&self, hosts: &[String], version: &str, within: Duration) -> Vec<SensorPolicy> {
+    pub(crate) async fn policy_reports(
+        &self,
+        hosts: &[String],
+        version: &str,
+        within: Duration,
+    ) -> Vec<SensorPolicy> {
         let mut news = self.inner.news.subscribe();
         let wait = async {
             loop {
@@ -184,7 +186,9 @@ impl Sensors {
                     let tables = self.tables();
                     hosts.iter().all(|host| {
                         let facts = tables.known.get(host);
-                        facts.is_none_or(|f| !f.connected || f.policy_version == version || !f.policy_error.is_empty())
+                        facts.is_none_or(|f| {
+                            !f.connected || f.policy_version == version || !f.policy_error.is_empty()
+                        })
                     })
                 };
                 if settled || news.changed().await.is_err() {
@@ -322,63 +326,6 @@ impl Sensors {
         }
     }
 
-    /// See [`crate::authorize::AuthorizedSession::start_channel`].
-    pub(crate) async fn start_channel(&self, session: Arc<LiveSession>, work: Work) -> Result<HostChannel, StartError> {
-        if let Some(reason) = session.end_reason() {
-            return Err(StartError::Ended(reason));
-        }
-        let host = session.host.clone();
-        if !self.is_connected(&host) {
-            return Err(StartError::Offline { host });
-        }
-        let id = uuid::Uuid::now_v7().to_string();
-        let what = describe(&work);
-        let unrecorded = |err: &dyn std::error::Error| StartError::Unrecorded(crate::chain(err));
-        let path = recording::path(self.inner.recorder.recordings(), &session.id, &id);
-        let path = path.ok_or_else(|| StartError::Unrecorded("its id is not one".to_owned()))?;
-        let recording =
-            RecordingOpen::create(path, &header(&session, &work, &what)).await.map_err(|err| unrecorded(&err))?;
-        let row = session_table::ChannelRow {
-            id: id.clone(),
-            session: session.id.clone(),
-            what: what.clone(),
-            started_ms: now_ms(),
-            ended_ms: None,
-        };
-        session_table::open_channel(&self.inner.state, row).await.map_err(|err| unrecorded(&err))?;
-        let record = channel_record(&session, &id, Kind::ChannelOpen, what);
-        self.inner.recorder.append(record).await.map_err(|err| unrecorded(&err))?;
-
-        let (task, channel, notes, started) = channel::new(&id, session.clone(), recording, self.inner.grace);
-        let entry = ChannelEntry { host: host.clone(), session: session.id.clone(), notes };
-        self.tables().channels.insert(id.clone(), entry);
-        let run = self.clone().run(task, id.clone(), session.clone());
-        self.inner.tasks.spawn(run);
-        let order = StartChannel {
-            session_id: session.id.clone(),
-            channel_id: id.clone(),
-            principal: Some(principal_message(&session.identity)),
-            local_user: session.local_user.clone(),
-            policy_version: session.policy_version(),
-            expires_at_ms: to_ms(session.expires_at),
-            client_address: session.client.to_string(),
-            announcement: announcement(&session, &work),
-            work: Some(work),
-        };
-        if !self.order(&host, Order::Start(order)) {
-            self.forgotten(&host, &id).await;
-            return Err(StartError::Offline { host });
-        }
-        match started.await {
-            Ok(Ok(())) => Ok(channel),
-            Ok(Err(err)) => Err(err),
-            Err(_) => Err(match session.end_reason() {
-                Some(reason) => StartError::Ended(reason),
-                None => StartError::Offline { host },
-            }),
-        }
-    }
-
     /// All hosts that ever joined and are not revoked.
     pub(crate) fn known_hosts(&self) -> Vec<String> {
         self.tables().known.keys().cloned().collect()
@@ -389,57 +336,23 @@ impl Sensors {
         self.inner.tasks.spawn(work);
     }
 
-    /// Waits until every channel's end is on the record.
-    pub(crate) async fn drained(&self) {
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
-    }
-
     /// Waits until no channel of a session runs any more. A channel of an ended session ends in bounded time.
     pub(crate) async fn channels_gone(&self, session: &str) {
         let mut news = self.inner.news.subscribe();
         loop {
             news.borrow_and_update();
-            if !self.tables().channels.values().any(|entry| entry.session == session) || news.changed().await.is_err() {
+            if !self.tables().channels.values().any(|entry| entry.session == session)
+                || news.changed().await.is_err()
+            {
                 return;
             }
         }
     }
 
-    async fn run(self, task: channel::Channel, id: String, session: Arc<LiveSession>) {
-        let ended = task.run().await;
-        if ended.lost.is_some()
-            && let Some(reason) = session.end_reason()
-        {
-            // Its end was not seen: what still runs there must not go on.
-            let (session_id, reason) = (session.id.clone(), reason.to_string());
-            self.order(&session.host, Order::EndSession(EndSession { session_id, reason }));
-        }
-        let how = match (&ended.exit, &ended.lost) {
-            (Some(exit), _) => match &exit.status {
-                Some(exit::Status::Code(code)) => format!("exit status {code}"),
-                Some(exit::Status::Signal(name)) => format!("ended by signal {}", clean(name)),
-                None => "ended without a status".to_owned(),
-            },
-            (None, Some(why)) => format!("lost: {why}"),
-            (None, None) => "ended".to_owned(),
-        };
-        let recording = match &ended.recording {
-            Ok(done) => format!("recording of {} bytes, sha256 {}", done.bytes, done.sha256),
-            Err(err) => format!("its recording failed: {}", crate::chain(err)),
-        };
-        if ended.recording.is_err() {
-            session.end(EndReason::Unrecorded);
-        }
-        let record = channel_record(&session, &id, Kind::ChannelClose, format!("{how}; {recording}"));
-        if let Err(err) = self.inner.recorder.append(record).await {
-            tracing::error!(channel = id, %err, "the channel's end is not on the record");
-        }
-        if let Err(err) = session_table::close_channel(&self.inner.state, &id).await {
-            tracing::warn!(channel = id, %err, "cannot note the channel's end");
-        }
-        self.tables().channels.remove(&id);
-        self.tell_news();
+    /// Waits until every channel's end is on the record.
+    pub(crate) async fn drained(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
     }
 
     async fn note(&self, host: &str, channel: &str, note: Note) {
@@ -451,14 +364,18 @@ impl Sensors {
 
     /// Only the channel's own host may speak for it.
     fn channel_notes(&self, host: &str, channel: &str) -> Option<mpsc::Sender<Note>> {
-        self.tables().channels.get(channel).filter(|entry| entry.host == host).map(|entry| entry.notes.clone())
+        self.tables()
+            .channels
+            .get(channel)
+            .filter(|entry| entry.host == host)
+            .map(|entry| entry.notes.clone())
     }
 
-    fn tell_news(&self) {
+    pub(super) fn tell_news(&self) {
         self.inner.news.send_modify(|n| *n += 1);
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
         // Held for map operations only, never over an await.
         self.inner.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -478,49 +395,6 @@ impl Drop for Link {
         }
         self.sensors.tell_news();
     }
-}
-
-/// What runs, for people.
-fn describe(work: &Work) -> String {
-    match &work.work {
-        Some(work::Work::Command(command)) => {
-            let line = String::from_utf8_lossy(&command.line);
-            format!("command: {}", line.chars().take(4096).collect::<String>())
-        }
-        Some(work::Work::Subsystem(subsystem)) => format!("subsystem: {}", clean(&subsystem.name)),
-        Some(work::Work::Shell(_)) | None => "shell".to_owned(),
-    }
-}
-
-fn header(session: &LiveSession, work: &Work, what: &str) -> Header {
-    let size = work.pty.as_ref().and_then(|pty| pty.size).map_or((80, 24), |size| (size.columns, size.rows));
-    Header {
-        size,
-        term: work.pty.as_ref().map(|pty| clean(&pty.term)),
-        timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        title: format!("{} as {} on {}", session.identity.user, session.local_user, session.host),
-        command: what.strip_prefix("command: ").map(str::to_owned),
-    }
-}
-
-/// The line on entry; the sensor adds how its kernel enforces, and the grant's end.
-fn announcement(session: &LiveSession, work: &Work) -> String {
-    if work.pty.is_none() {
-        return String::new();
-    }
-    let version = session.policy_version();
-    let version = crate::policy_store::short(&version);
-    let LiveSession { identity, local_user, host, .. } = session;
-    format!("sallyport: recorded; {} as {local_user} on {host}; policy {version}", identity.user)
-}
-
-fn channel_record(session: &LiveSession, channel: &str, kind: Kind, message: String) -> Record {
-    let mut record = draft(kind);
-    record.host = Some(session.host.clone());
-    record.identity = Some(session.identity.clone());
-    record.session = Some(session.record_part(channel));
-    record.message = Some(message);
-    record
 }
 
 /// Text of a sensor, for logs, terminals and records: short and without control characters.

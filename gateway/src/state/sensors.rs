@@ -38,7 +38,8 @@ pub async fn certified(state: &State, serial: &str, host: &str, expires_ms: i64)
     let (serial, host) = (serial.to_owned(), host.to_owned());
     state
         .call(move |connection| {
-            connection.execute("DELETE FROM certificates WHERE expires_ms < ?", [now_ms() - 30 * 86_400_000])?;
+            connection
+                .execute("DELETE FROM certificates WHERE expires_ms < ?", [now_ms() - 30 * 86_400_000])?;
             let sql = "INSERT INTO certificates (serial, host, expires_ms) VALUES (?,?,?)";
             connection.execute(sql, params![serial, host, expires_ms])
         })
@@ -75,7 +76,10 @@ pub async fn revoke(state: &State, host: &str, reason: &str) -> Result<bool, Sta
             let known = transaction.execute(sql, params![now, reason, host])? > 0;
             let sql = "UPDATE certificates SET revoked_ms = ? WHERE host = ? AND revoked_ms IS NULL";
             transaction.execute(sql, params![now, host])?;
-            transaction.execute("UPDATE join_tokens SET used_ms = ? WHERE host = ? AND used_ms IS NULL", params![now, host])?;
+            transaction.execute(
+                "UPDATE join_tokens SET used_ms = ? WHERE host = ? AND used_ms IS NULL",
+                params![now, host],
+            )?;
             transaction.commit()?;
             Ok(known)
         })
@@ -89,7 +93,8 @@ pub async fn revoke(state: &State, host: &str, reason: &str) -> Result<bool, Sta
 pub async fn revoked(state: &State) -> Result<Vec<String>, StateError> {
     state
         .call(|connection| {
-            let mut query = connection.prepare_cached("SELECT host FROM sensors WHERE revoked_ms IS NOT NULL")?;
+            let mut query =
+                connection.prepare_cached("SELECT host FROM sensors WHERE revoked_ms IS NOT NULL")?;
             query.query_map([], |row| row.get(0))?.collect()
         })
         .await
@@ -118,8 +123,9 @@ pub async fn all(state: &State) -> Result<Vec<Known>, StateError> {
         .call(|connection| {
             let sql = "SELECT host, mode, kernel FROM sensors WHERE revoked_ms IS NULL ORDER BY host";
             let mut query = connection.prepare_cached(sql)?;
-            let rows =
-                query.query_map([], |row| Ok(Known { host: row.get(0)?, mode: row.get(1)?, kernel: row.get(2)? }))?;
+            let rows = query.query_map([], |row| {
+                Ok(Known { host: row.get(0)?, mode: row.get(1)?, kernel: row.get(2)? })
+            })?;
             rows.collect()
         })
         .await
@@ -133,7 +139,8 @@ pub async fn note_act(state: &State, host: &str, message: &str) -> Result<(), St
     let (host, message) = (host.to_owned(), message.to_owned());
     state
         .call(move |connection| {
-            connection.execute("INSERT INTO operator_acts (host, message) VALUES (?,?)", params![host, message])
+            connection
+                .execute("INSERT INTO operator_acts (host, message) VALUES (?,?)", params![host, message])
         })
         .await?;
     Ok(())
@@ -146,7 +153,8 @@ pub async fn note_act(state: &State, host: &str, message: &str) -> Result<(), St
 pub async fn acts(state: &State) -> Result<Vec<(i64, String, String)>, StateError> {
     state
         .call(|connection| {
-            let mut query = connection.prepare_cached("SELECT id, host, message FROM operator_acts ORDER BY id")?;
+            let mut query =
+                connection.prepare_cached("SELECT id, host, message FROM operator_acts ORDER BY id")?;
             query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
         })
         .await

@@ -97,7 +97,10 @@ pub async fn close(state: &State, id: &str, reason: &str) -> Result<(), StateErr
             let transaction = connection.transaction()?;
             let sql = "UPDATE sessions SET ended_ms = ?, end_reason = ? WHERE id = ? AND ended_ms IS NULL";
             transaction.execute(sql, params![now, reason, id])?;
-            transaction.execute("UPDATE channels SET ended_ms = ? WHERE session = ? AND ended_ms IS NULL", params![now, id])?;
+            transaction.execute(
+                "UPDATE channels SET ended_ms = ? WHERE session = ? AND ended_ms IS NULL",
+                params![now, id],
+            )?;
             transaction.commit()
         })
         .await
@@ -110,7 +113,9 @@ pub async fn close(state: &State, id: &str, reason: &str) -> Result<(), StateErr
 pub async fn under_policy(state: &State, id: &str, version: &str) -> Result<(), StateError> {
     let (id, version) = (id.to_owned(), version.to_owned());
     state
-        .call(move |connection| connection.execute("UPDATE sessions SET policy_version = ? WHERE id = ?", [version, id]))
+        .call(move |connection| {
+            connection.execute("UPDATE sessions SET policy_version = ? WHERE id = ?", [version, id])
+        })
         .await?;
     Ok(())
 }
@@ -137,7 +142,10 @@ pub async fn close_channel(state: &State, id: &str) -> Result<(), StateError> {
     let id = id.to_owned();
     state
         .call(move |connection| {
-            connection.execute("UPDATE channels SET ended_ms = ? WHERE id = ? AND ended_ms IS NULL", params![now_ms(), id])
+            connection.execute(
+                "UPDATE channels SET ended_ms = ? WHERE id = ? AND ended_ms IS NULL",
+                params![now_ms(), id],
+            )
         })
         .await?;
     Ok(())

@@ -21,7 +21,11 @@ async fn join_tokens_work_once_and_end() {
     assert_eq!(tokens::use_join(&state, &late.secret).await.unwrap(), Err(tokens::Unusable::Expired));
     let secret = token.secret.clone();
     let found: i64 = state
-        .call(move |c| c.query_row("SELECT count(*) FROM join_tokens WHERE hash = CAST(? AS BLOB)", [secret], |r| r.get(0)))
+        .call(move |c| {
+            c.query_row("SELECT count(*) FROM join_tokens WHERE hash = CAST(? AS BLOB)", [secret], |r| {
+                r.get(0)
+            })
+        })
         .await
         .unwrap();
     assert_eq!(found, 0, "the token itself must not be stored");

@@ -18,7 +18,9 @@ pub struct NewToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// No such token.
-    #[error("the join token is not known here; check that it was copied whole, or make a new one with `sallyport-gateway join-token`")]
+    #[error(
+        "the join token is not known here; check that it was copied whole, or make a new one with `sallyport-gateway join-token`"
+    )]
     Unknown,
     /// Used before.
     #[error("the join token was used before; make a new one with `sallyport-gateway join-token`")]
@@ -38,7 +40,8 @@ pub async fn create_join(state: &State, host: &str, ttl: Duration) -> Result<New
     let (hash, host) = (hash(&secret), host.to_owned());
     state
         .call(move |connection| {
-            connection.execute("DELETE FROM join_tokens WHERE expires_ms < ?", [now_ms() - 7 * 86_400_000])?;
+            connection
+                .execute("DELETE FROM join_tokens WHERE expires_ms < ?", [now_ms() - 7 * 86_400_000])?;
             connection.execute(
                 "INSERT INTO join_tokens (hash, host, expires_ms) VALUES (?,?,?)",
                 params![hash, host, expires_ms],
@@ -77,7 +80,11 @@ pub async fn use_join(state: &State, secret: &str) -> Result<Result<String, Unus
 ///
 /// # Errors
 /// The database.
-pub async fn create_bearer(state: &State, identity: &Identity, expires_at: SystemTime) -> Result<NewToken, StateError> {
+pub async fn create_bearer(
+    state: &State,
+    identity: &Identity,
+    expires_at: SystemTime,
+) -> Result<NewToken, StateError> {
     let secret = format!("sp_{}", hex::encode(rand::random::<[u8; 32]>()));
     let expires_ms = to_ms(expires_at);
     let (hash, identity) = (hash(&secret), to_json(identity));
@@ -102,7 +109,9 @@ pub async fn bearer(state: &State, secret: &str) -> Result<Option<(Identity, i64
     let found: Option<(String, i64)> = state
         .call(move |connection| {
             let sql = "SELECT identity, expires_ms FROM api_tokens WHERE hash = ? AND expires_ms > ?";
-            connection.query_row(sql, params![hash, now_ms()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            connection
+                .query_row(sql, params![hash, now_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
         })
         .await?;
     Ok(found.and_then(|(json, expires_ms)| Some((serde_json::from_str(&json).ok()?, expires_ms))))

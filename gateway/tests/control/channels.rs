@@ -73,11 +73,13 @@ async fn a_command_runs_and_everything_is_on_the_record() {
     assert_eq!((data.as_slice(), code(exit)), (&b"hello\n"[..], Some(0)));
     let id = session.id().to_owned();
     session.close("client closed the connection").await;
-    let kinds: Vec<Kind> = up.rig.records().await.iter().filter(|r| r.session.is_some()).map(|r| r.kind).collect();
+    let kinds: Vec<Kind> =
+        up.rig.records().await.iter().filter(|r| r.session.is_some()).map(|r| r.kind).collect();
     assert_eq!(kinds, [Kind::SessionOpen, Kind::ChannelOpen, Kind::ChannelClose, Kind::SessionClose]);
     let closes = up.messages(Kind::ChannelClose).await;
     assert!(closes[0].starts_with("exit status 0; recording of "), "{closes:?}");
-    let casts: Vec<_> = std::fs::read_dir(up.rig.dir.path().join("state/evidence/recordings").join(&id)).unwrap().collect();
+    let casts: Vec<_> =
+        std::fs::read_dir(up.rig.dir.path().join("state/evidence/recordings").join(&id)).unwrap().collect();
     let cast = std::fs::read_to_string(casts[0].as_ref().unwrap().path()).unwrap();
     assert!(cast.contains("\"o\",\"hello\\n\"]") && cast.ends_with(",\"x\",\"0\"]\n"), "{cast}");
     let sha = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&cast));
@@ -91,18 +93,26 @@ async fn who_may_not_is_told_why_and_it_is_on_the_record() {
     let up = up().await;
     let authorizer = &up.rig.gateway.authorizer;
     let open = async |user: &str, groups: &str, host: &str, local| {
-        authorizer.open_session(&person(user, groups), host, local, CLIENT).await.err().map(|r| (r.kind, r.message))
+        authorizer
+            .open_session(&person(user, groups), host, local, CLIENT)
+            .await
+            .err()
+            .map(|r| (r.kind, r.message))
     };
     let (kind, text) = open("bob", "", "web-1", Some("root")).await.unwrap();
     assert_eq!(kind, RefusalKind::Policy);
-    assert!(text.starts_with("bob may not open a session on web-1 as root: ") && text.contains("Ask "), "{text}");
+    assert!(
+        text.starts_with("bob may not open a session on web-1 as root: ") && text.contains("Ask "),
+        "{text}"
+    );
     let (kind, text) = open("alice", "engineers", "web-1", None).await.unwrap();
     assert_eq!(kind, RefusalKind::Ambiguous);
     assert!(text.contains("root, www"), "{text}");
     assert_eq!(open("alice", "engineers", "web-2", None).await.unwrap().0, RefusalKind::Offline);
     assert_eq!(open("alice", "engineers", "nowhere", Some("root")).await.unwrap().0, RefusalKind::Policy);
     let records = up.rig.records().await;
-    let outcomes = records.iter().filter(|r| r.kind == Kind::SessionOpen).map(|r| r.decision.as_ref().unwrap().outcome);
+    let outcomes =
+        records.iter().filter(|r| r.kind == Kind::SessionOpen).map(|r| r.decision.as_ref().unwrap().outcome);
     assert_eq!(outcomes.collect::<Vec<_>>(), [Outcome::Blocked; 4]);
     assert!(open("alice", "engineers", "web-1", Some("www")).await.is_none());
 }
@@ -117,14 +127,20 @@ async fn refusals_and_silence_of_a_sensor_are_clear_errors() {
     let ended = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let mut carol = up.rig.console("carol", "").await;
-        let request = sallyport_contract::v1::EndSessionRequest { session_id: session.id().into(), reason: "lunch".into() };
+        let request = sallyport_contract::v1::EndSessionRequest {
+            session_id: session.id().into(),
+            reason: "lunch".into(),
+        };
         carol.end_session(request).await.unwrap();
     };
     let (started, ()) = tokio::join!(waiting, ended);
     assert!(matches!(started, Err(StartError::Ended(EndReason::Ended { .. }))));
     assert_eq!(session.ended().await.to_string(), "ended by carol: lunch");
     assert!(matches!(session.start_channel(command("cat")).await, Err(StartError::Ended(_))));
-    eventually("told", async || up.host.saw(|o| matches!(o, Order::EndSession(e) if e.reason.contains("lunch")))).await;
+    eventually("told", async || {
+        up.host.saw(|o| matches!(o, Order::EndSession(e) if e.reason.contains("lunch")))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,12 +201,17 @@ async fn a_slow_client_holds_the_host_and_bounded_memory() {
     // The host's window is full and nothing was acknowledged: no more than a window is anywhere on the way.
     assert!(kept > 3 << 20, "{kept}");
     drop(channel);
-    eventually("hung up", async || up.messages(Kind::ChannelClose).await.iter().any(|m| m.starts_with("ended by signal HUP"))).await;
+    eventually("hung up", async || {
+        up.messages(Kind::ChannelClose).await.iter().any(|m| m.starts_with("ended by signal HUP"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_ends() {
-    let rig = Rig::start_in(tempfile::tempdir().unwrap(), |config| config.session_limit = Duration::from_secs(1)).await;
+    let rig =
+        Rig::start_in(tempfile::tempdir().unwrap(), |config| config.session_limit = Duration::from_secs(1))
+            .await;
     let (joined, host) = (rig.join("web-1").await, Host::default());
     let _link = host.connect(&rig, &joined).await;
     let up = Up { rig, host, joined, link: None };
@@ -198,7 +219,9 @@ async fn a_grant_ends() {
     let mut channel = session.start_channel(command("sleep")).await.unwrap();
     assert_eq!(session.ended().await, EndReason::GrantOver);
     let (_, exit) = read_to_end(&mut channel.output).await;
-    assert!(exit.is_some() || channel.output.lost().unwrap().contains("the grant for this session has ended"));
+    assert!(
+        exit.is_some() || channel.output.lost().unwrap().contains("the grant for this session has ended")
+    );
     eventually("told", async || up.host.saw(|o| matches!(o, Order::EndSession(_)))).await;
     drop(session);
     eventually("closed", async || {

@@ -38,7 +38,12 @@ async fn one_sees_ones_own_and_others_need_the_right() {
     let rig = Rig::start().await;
     let (joined, host) = (rig.join("web-1").await, Host::default());
     let _link = host.connect(&rig, &joined).await;
-    let session = rig.gateway.authorizer.open_session(&person("alice", "engineers"), "web-1", Some("root"), CLIENT).await.unwrap();
+    let session = rig
+        .gateway
+        .authorizer
+        .open_session(&person("alice", "engineers"), "web-1", Some("root"), CLIENT)
+        .await
+        .unwrap();
     let mut channel = session.start_channel(command("cat")).await.unwrap();
     channel.input.send(Input::Data(Bytes::from_static(b"secret plan\n"))).await.unwrap();
     channel.input.send(Input::Eof).await.unwrap();
@@ -48,10 +53,10 @@ async fn one_sees_ones_own_and_others_need_the_right() {
 
     let mut alice = rig.console("alice", "engineers").await;
     let targets = alice.list_targets(ListTargetsRequest {}).await.unwrap().into_inner().targets;
-    assert_eq!(targets.iter().map(|t| t.ssh_command.as_str()).collect::<Vec<_>>(), [
-        "ssh -p 2222 web-1+root@gateway.test",
-        "ssh -p 2222 web-2@gateway.test",
-    ]);
+    assert_eq!(
+        targets.iter().map(|t| t.ssh_command.as_str()).collect::<Vec<_>>(),
+        ["ssh -p 2222 web-1+root@gateway.test", "ssh -p 2222 web-2@gateway.test",]
+    );
     let sessions = alice.list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner().sessions;
     assert_eq!((sessions.len(), sessions[0].end_reason.as_str(), sessions[0].channels.len()), (1, "done", 1));
     assert!(sessions[0].channels[0].has_recording && sessions[0].channels[0].what == "command: cat");
@@ -65,7 +70,9 @@ async fn one_sees_ones_own_and_others_need_the_right() {
     let before = rig.records().await.len();
 
     let mut bob = rig.console("bob", "").await;
-    assert!(bob.list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner().sessions.is_empty());
+    assert!(
+        bob.list_sessions(ListSessionsRequest::default()).await.unwrap().into_inner().sessions.is_empty()
+    );
     let of_alice = ListSessionsRequest { user: "alice".into(), ..ListSessionsRequest::default() };
     assert_eq!(bob.list_sessions(of_alice).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(bob.recording(request.clone()).await.unwrap_err().code(), Code::PermissionDenied);
@@ -74,8 +81,14 @@ async fn one_sees_ones_own_and_others_need_the_right() {
     assert_eq!(bob.log(LogRequest::default()).await.unwrap_err().code(), Code::PermissionDenied);
     let end = EndSessionRequest { session_id: id.clone(), reason: String::new() };
     assert_eq!(bob.end_session(end).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(bob.create_join_token(CreateJoinTokenRequest::default()).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(bob.current_policy(CurrentPolicyRequest::default()).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(
+        bob.create_join_token(CreateJoinTokenRequest::default()).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        bob.current_policy(CurrentPolicyRequest::default()).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
     let refused = rig.records().await[before..].iter().filter(|r| r.kind == Kind::Access).count();
     assert_eq!(refused, 5, "refused accesses are on the record");
 
@@ -107,7 +120,8 @@ async fn following_skips_nothing_and_the_log_verifies_at_the_client() {
         }
     });
     for _ in 0..30 {
-        let entry = tokio::time::timeout(Duration::from_secs(10), follow.message()).await.unwrap().unwrap().unwrap();
+        let entry =
+            tokio::time::timeout(Duration::from_secs(10), follow.message()).await.unwrap().unwrap().unwrap();
         assert_eq!(Record::from_bytes(&entry.record).unwrap().kind, Kind::SessionOpen);
     }
     opens.await.unwrap();
@@ -119,13 +133,18 @@ async fn following_skips_nothing_and_the_log_verifies_at_the_client() {
     }
     assert_eq!(count, 3);
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    let CheckpointResponse { note, log_key } = carol.checkpoint(CheckpointRequest {}).await.unwrap().into_inner();
+    let CheckpointResponse { note, log_key } =
+        carol.checkpoint(CheckpointRequest {}).await.unwrap().into_inner();
     let key = Verifier::parse(&log_key).unwrap();
     let size = Checkpoint::open(&note, &key).unwrap().size;
     let mut check = sallyport_evidence::verify::LogCheck::new(&key, [note.as_str()]);
     let mut log = carol.log(LogRequest { from_index: 0, to_index: size }).await.unwrap().into_inner();
     while let Some(entry) = log.message().await.unwrap() {
-        check.leaf(sallyport_evidence::verify::Leaf { index: entry.index, hash: None, record: &entry.record });
+        check.leaf(sallyport_evidence::verify::Leaf {
+            index: entry.index,
+            hash: None,
+            record: &entry.record,
+        });
     }
     let report = check.finish();
     assert!(report.holds() && report.leaves == size && report.checkpoints == 1, "{report}");

@@ -91,7 +91,8 @@ fn what_was_acknowledged_survives_kill_9() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let recorder = Recorder::open(dir.path(), "gateway.test", CancellationToken::new()).unwrap();
-        let entries = recorder.reader().range(&Default::default(), 0, u64::MAX, usize::MAX >> 1).await.unwrap();
+        let entries =
+            recorder.reader().range(&Default::default(), 0, u64::MAX, usize::MAX >> 1).await.unwrap();
         for (index, mark) in &acks {
             let record = Record::from_bytes(&entries[usize::try_from(*index).unwrap()].record).unwrap();
             assert_eq!(record.message.as_ref(), Some(mark), "leaf {index}");
@@ -102,7 +103,8 @@ fn what_was_acknowledged_survives_kill_9() {
             assert!(seen.insert((source.boot, source.seq)), "doubled");
         }
         // Every checkpoint that anybody ever saw is one of this log's.
-        let leaves: Vec<_> = entries.iter().map(|e| sallyport_evidence::merkle::leaf_hash(&e.record)).collect();
+        let leaves: Vec<_> =
+            entries.iter().map(|e| sallyport_evidence::merkle::leaf_hash(&e.record)).collect();
         assert!(notes.len() > 5);
         for note in &notes {
             let checkpoint = Checkpoint::open(note, &key).unwrap();
@@ -119,7 +121,12 @@ async fn a_gateway_that_was_killed_closes_what_it_left_open() {
     let host = Host::default();
     let link = host.connect(&rig, &joined).await;
     let client = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let session = rig.gateway.authorizer.open_session(&person("alice", "engineers"), "web-1", Some("root"), client).await.unwrap();
+    let session = rig
+        .gateway
+        .authorizer
+        .open_session(&person("alice", "engineers"), "web-1", Some("root"), client)
+        .await
+        .unwrap();
     let mut channel = session.start_channel(crate::channels::command("sleep")).await.unwrap();
     channel.output.recv().await.unwrap();
     let id = session.id().to_owned();
@@ -135,7 +142,8 @@ async fn a_gateway_that_was_killed_closes_what_it_left_open() {
 
     let rig = Rig::start_in(copy, |_| {}).await;
     let records = rig.records().await;
-    let closes: Vec<_> = records.iter().filter(|r| matches!(r.kind, Kind::SessionClose | Kind::ChannelClose)).collect();
+    let closes: Vec<_> =
+        records.iter().filter(|r| matches!(r.kind, Kind::SessionClose | Kind::ChannelClose)).collect();
     assert_eq!(closes.len(), 2);
     assert!(closes.iter().all(|r| r.session.as_ref().unwrap().id == id));
     assert!(closes[0].message.as_ref().unwrap().starts_with("lost: gateway restarted; recording of "));
@@ -145,7 +153,8 @@ async fn a_gateway_that_was_killed_closes_what_it_left_open() {
     let (reports, outgoing) = tokio::sync::mpsc::channel(1);
     reports.send(crate::sensor::hello(vec![alive])).await.unwrap();
     let mut sensor = rig.as_sensor(&joined).await;
-    let mut orders = sensor.control(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let mut orders =
+        sensor.control(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     loop {
         if let Some(Order::EndSession(end)) = orders.message().await.unwrap().unwrap().order {
             assert_eq!(end.session_id, id);

@@ -2,7 +2,9 @@
 
 use crate::rig::{Rig, csr, eventually};
 use crate::sensor::{Host, hello};
-use sallyport_contract::v1::{HostFacts, JoinRequest, RecordBatch, RenewRequest, enrolment_client::EnrolmentClient};
+use sallyport_contract::v1::{
+    HostFacts, JoinRequest, RecordBatch, RenewRequest, enrolment_client::EnrolmentClient,
+};
 use sallyport_evidence::record::{Kind, Outcome};
 use tonic::Code;
 
@@ -30,7 +32,10 @@ async fn a_token_joins_one_sensor_once() {
     let outcomes: Vec<_> = joins.iter().filter_map(|r| r.decision.as_ref().map(|d| d.outcome)).collect();
     assert_eq!(outcomes, [Outcome::Allowed, Outcome::Blocked, Outcome::Blocked]);
     assert!(joins[0].message.as_ref().unwrap().contains("evil?[2J"));
-    assert!(!records.iter().any(|r| r.message.as_ref().is_some_and(|m| m.contains(&token))), "a token is on the record");
+    assert!(
+        !records.iter().any(|r| r.message.as_ref().is_some_and(|m| m.contains(&token))),
+        "a token is on the record"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +43,8 @@ async fn renewal_gives_a_certificate_that_works() {
     let rig = Rig::start().await;
     let joined = rig.join("web-1").await;
     let key = rcgen::KeyPair::generate().unwrap();
-    let renewed = rig.as_sensor(&joined).await.renew(RenewRequest { csr_pem: csr(&key) }).await.unwrap().into_inner();
+    let renewed =
+        rig.as_sensor(&joined).await.renew(RenewRequest { csr_pem: csr(&key) }).await.unwrap().into_inner();
     let renewed = crate::rig::Joined { certificate: renewed.certificate_pem, key: key.serialize_pem() };
     let _link = Host::default().connect(&rig, &renewed).await;
     let target = || rig.gateway.authorizer.targets(&crate::rig::person("alice", "engineers"));
@@ -72,7 +78,8 @@ async fn a_revoked_sensor_is_cut_off_in_mid_stream_and_others_are_not() {
     let ended = tokio::time::timeout(std::time::Duration::from_secs(5), acks.message()).await.unwrap();
     assert!(matches!(ended, Ok(None) | Err(_)), "{ended:?}");
     eventually("control ended", async || link.reports.is_closed()).await;
-    let refused = rig.as_sensor(&one).await.control(tokio_stream::iter([hello(Vec::new())])).await.unwrap_err();
+    let refused =
+        rig.as_sensor(&one).await.control(tokio_stream::iter([hello(Vec::new())])).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("revoked"), "{refused}");
     let targets = rig.gateway.authorizer.targets(&crate::rig::person("alice", "engineers"));

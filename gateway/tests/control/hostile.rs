@@ -19,7 +19,12 @@ const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 /// The control: a session works from end to end.
 async fn still_serves(rig: &Rig, host: &Host, joined: &Joined) {
     let link = host.connect(rig, joined).await;
-    let session = rig.gateway.authorizer.open_session(&person("alice", "engineers"), "web-1", Some("root"), CLIENT).await.unwrap();
+    let session = rig
+        .gateway
+        .authorizer
+        .open_session(&person("alice", "engineers"), "web-1", Some("root"), CLIENT)
+        .await
+        .unwrap();
     let mut channel = session.start_channel(command("cat")).await.unwrap();
     channel.input.send(Input::Data(Bytes::from_static(b"x"))).await.unwrap();
     assert_eq!(channel.output.recv().await, Some(Output::Stdout(Bytes::from_static(b"x"))));
@@ -36,12 +41,20 @@ async fn garbage_truncation_and_silence_on_the_port() {
     for _ in 0..50 {
         silent.push(TcpStream::connect(rig.grpc).await.unwrap());
     }
-    for junk in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], b"\x16\x03\x01\xff\xff", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", b"SSH-2.0-x\r\n"] {
+    for junk in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0; 4096],
+        b"\x16\x03\x01\xff\xff",
+        b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
+        b"SSH-2.0-x\r\n",
+    ] {
         let mut stream = TcpStream::connect(rig.grpc).await.unwrap();
         stream.write_all(junk).await.unwrap();
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await.expect("hung");
+        let _ = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut answer))
+            .await
+            .expect("hung");
     }
     still_serves(&rig, &host, &joined).await;
     drop(silent);
@@ -65,19 +78,28 @@ async fn garbage_inside_tls() {
     let settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     let headers_of_junk = b"\x00\x00\x10\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff";
     let truncated = b"\x00\x40\x00\x00\x00\x00\x00\x00\x01abc";
-    for junk in [[&preface[..], settings, headers_of_junk].concat(), [&preface[..], settings, truncated].concat(), vec![7; 1 << 16]] {
+    for junk in [
+        [&preface[..], settings, headers_of_junk].concat(),
+        [&preface[..], settings, truncated].concat(),
+        vec![7; 1 << 16],
+    ] {
         let tcp = TcpStream::connect(rig.grpc).await.unwrap();
         let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
         let mut stream = connector.connect(name, tcp).await.unwrap();
         let _ = stream.write_all(&junk).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await.expect("hung");
+        let _ = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut answer))
+            .await
+            .expect("hung");
     }
     still_serves(&rig, &host, &joined).await;
 }
 
-fn client_certificate(not_after: time::OffsetDateTime, issuer: Option<&rcgen::Issuer<'_, rcgen::KeyPair>>) -> Joined {
+fn client_certificate(
+    not_after: time::OffsetDateTime,
+    issuer: Option<&rcgen::Issuer<'_, rcgen::KeyPair>>,
+) -> Joined {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.not_after = not_after;
@@ -111,7 +133,8 @@ async fn certificates_of_others_expired_ones_and_unknown_ones() {
     }
     // Signed by our key, but never issued: as if the CA's key had been used behind the gateway's back.
     let unknown = client_certificate(now + time::Duration::days(1), Some(&issuer));
-    let refused = rig.as_sensor(&unknown).await.control(tokio_stream::iter([hello(Vec::new())])).await.unwrap_err();
+    let refused =
+        rig.as_sensor(&unknown).await.control(tokio_stream::iter([hello(Vec::new())])).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     still_serves(&rig, &host, &joined).await;
 }
@@ -122,33 +145,49 @@ async fn a_sensor_that_breaks_the_rules() {
     let (one, two) = (rig.join("web-1").await, rig.join("web-2").await);
     let host = Host::default();
     let _link = host.connect(&rig, &one).await;
-    let session = rig.gateway.authorizer.open_session(&person("alice", "engineers"), "web-1", Some("root"), CLIENT).await.unwrap();
+    let session = rig
+        .gateway
+        .authorizer
+        .open_session(&person("alice", "engineers"), "web-1", Some("root"), CLIENT)
+        .await
+        .unwrap();
     let channel = session.start_channel(command("sleep")).await.unwrap();
     let id = host.ends.lock().unwrap().keys().next().unwrap().clone();
 
     // Another sensor cannot take the channel over, nor speak for the host.
     let other = Host::default();
     let intruder = other.connect(&rig, &two).await;
-    let attach = |channel_id: String| ChannelFrame { seq: 0, body: Some(Body::Attach(Attach { channel_id, received: 0 })) };
+    let attach = |channel_id: String| ChannelFrame {
+        seq: 0,
+        body: Some(Body::Attach(Attach { channel_id, received: 0 })),
+    };
     let mut client = intruder.client.clone();
     let refused = client.channel(tokio_stream::iter([attach(id.clone())])).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     let record = sallyport_gateway::recorder::draft(sallyport_evidence::record::Kind::Exec);
     let mut record = sallyport_evidence::Record { host: Some("web-1".into()), ..record };
     record.source = sallyport_evidence::record::Source { maker: "web-1".into(), boot: "b".into(), seq: 1 };
-    let batch = RecordBatch { boot_id: "b".into(), first_seq: 1, records: vec![record.to_bytes().unwrap().into()] };
+    let batch =
+        RecordBatch { boot_id: "b".into(), first_seq: 1, records: vec![record.to_bytes().unwrap().into()] };
     let mut acks = client.evidence(tokio_stream::iter([batch])).await.unwrap().into_inner();
     assert_eq!(acks.message().await.unwrap_err().code(), Code::InvalidArgument);
 
     // No attach first; no hello first; nothing at all; no control stream.
     let chunk = ChannelFrame { seq: 1, body: Some(Body::Chunk(Chunk::default())) };
-    assert_eq!(client.channel(tokio_stream::iter([chunk])).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        client.channel(tokio_stream::iter([chunk])).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
     let beat = SensorReport { report: Some(sensor_report::Report::Heartbeat(Heartbeat { newest_seq: 1 })) };
-    assert_eq!(client.control(tokio_stream::iter([beat])).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        client.control(tokio_stream::iter([beat])).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
     assert_eq!(client.control(tokio_stream::iter([])).await.unwrap_err().code(), Code::Cancelled);
 
     // A message beyond the limit.
-    let huge = ChannelFrame { seq: 1, body: Some(Body::Chunk(Chunk { stream: 2, data: vec![0; 9 << 20].into() })) };
+    let huge =
+        ChannelFrame { seq: 1, body: Some(Body::Chunk(Chunk { stream: 2, data: vec![0; 9 << 20].into() })) };
     let mut huge_client: SensorLinkClient<_> = client.clone().max_encoding_message_size(64 << 20);
     let refused = huge_client.channel(tokio_stream::iter([huge])).await.unwrap_err();
     assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused}");

@@ -10,3 +10,4 @@ mod hostile;
 mod policy;
 mod rig;
 mod sensor;
+mod throughput;

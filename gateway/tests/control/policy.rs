@@ -12,7 +12,11 @@ use tonic::Code;
 const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
 fn push(policy: &str) -> PushPolicyRequest {
-    PushPolicyRequest { archive: bundle(policy).to_archive(), message: "test".into(), ..PushPolicyRequest::default() }
+    PushPolicyRequest {
+        archive: bundle(policy).to_archive(),
+        message: "test".into(),
+        ..PushPolicyRequest::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +48,9 @@ async fn a_faulty_push_is_refused_with_all_its_problems_and_changes_nothing() {
     let rig = Rig::start().await;
     let mut carol = rig.console("carol", "").await;
     let before = carol.current_policy(CurrentPolicyRequest::default()).await.unwrap().into_inner();
-    let faulty = format!("{POLICY}\npermit (principal, action == Action::\"fly\", resource);\npermit (principal, action == Action::\"exec\", resource) when {{ context.colour == 1 }};\n");
+    let faulty = format!(
+        "{POLICY}\npermit (principal, action == Action::\"fly\", resource);\npermit (principal, action == Action::\"exec\", resource) when {{ context.colour == 1 }};\n"
+    );
     let pushed = carol.push_policy(push(&faulty)).await.unwrap().into_inner();
     assert!(pushed.problems.len() >= 2, "{:?}", pushed.problems);
     assert!(pushed.problems.iter().all(|p| p.contains("test.cedar:")), "{:?}", pushed.problems);
@@ -57,7 +63,11 @@ async fn a_faulty_push_is_refused_with_all_its_problems_and_changes_nothing() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("alice may not push policy"), "{refused}");
     let records = rig.records().await;
-    let outcomes: Vec<_> = records.iter().filter(|r| r.kind == Kind::Policy).map(|r| r.decision.as_ref().unwrap().outcome).collect();
+    let outcomes: Vec<_> = records
+        .iter()
+        .filter(|r| r.kind == Kind::Policy)
+        .map(|r| r.decision.as_ref().unwrap().outcome)
+        .collect();
     assert_eq!(outcomes, [Outcome::Blocked; 2]);
 }
 
@@ -89,6 +99,7 @@ async fn versions_are_kept_over_restarts() {
     let mut carol = rig.console("carol", "").await;
     let current = carol.current_policy(CurrentPolicyRequest::default()).await.unwrap().into_inner();
     assert_eq!(current.version, bundle(&policy).version());
-    let old = carol.current_policy(CurrentPolicyRequest { version: first.clone() }).await.unwrap().into_inner();
+    let old =
+        carol.current_policy(CurrentPolicyRequest { version: first.clone() }).await.unwrap().into_inner();
     assert_eq!((old.version, old.archive), (first, bundle(POLICY).to_archive()));
 }

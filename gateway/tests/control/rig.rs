@@ -57,7 +57,11 @@ struct Anyone;
 #[tonic::async_trait]
 impl SignIn for Anyone {
     fn options(&self) -> SignInOptionsResponse {
-        SignInOptionsResponse { ssh_host: "gateway.test".into(), ssh_port: 2222, ..SignInOptionsResponse::default() }
+        SignInOptionsResponse {
+            ssh_host: "gateway.test".into(),
+            ssh_port: 2222,
+            ..SignInOptionsResponse::default()
+        }
     }
     async fn sign_in(&self, request: &SignInRequest, _: SocketAddr) -> Result<SignedIn, SignInError> {
         let (user, groups) = request.id_token.split_once(':').ok_or(SignInError("no such person".into()))?;
@@ -146,7 +150,10 @@ impl Rig {
         self.endpoint().tls_config(self.tls()).unwrap().connect().await.unwrap()
     }
 
-    pub(crate) async fn try_as_sensor(&self, joined: &Joined) -> Result<SensorLinkClient<Channel>, tonic::transport::Error> {
+    pub(crate) async fn try_as_sensor(
+        &self,
+        joined: &Joined,
+    ) -> Result<SensorLinkClient<Channel>, tonic::transport::Error> {
         let identity = TlsIdentity::from_pem(&joined.certificate, &joined.key);
         let channel = self.endpoint().tls_config(self.tls().identity(identity))?.connect().await?;
         Ok(SensorLinkClient::new(channel))
@@ -182,7 +189,13 @@ impl Rig {
 
     /// All records, parsed, without waiting for more.
     pub(crate) async fn records(&self) -> Vec<Record> {
-        let entries = self.gateway.authorizer.log_reader().range(&Default::default(), 0, u64::MAX, 100_000).await.unwrap();
+        let entries = self
+            .gateway
+            .authorizer
+            .log_reader()
+            .range(&Default::default(), 0, u64::MAX, 100_000)
+            .await
+            .unwrap();
         entries.iter().map(|entry| Record::from_bytes(&entry.record).unwrap()).collect()
     }
 }

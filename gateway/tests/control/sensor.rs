@@ -54,7 +54,9 @@ impl Drop for Connected {
 
 pub(crate) fn hello(channels: Vec<LiveChannel>) -> SensorReport {
     let facts = HostFacts { mode: "lsm".into(), kernel: "6.12".into(), ..HostFacts::default() };
-    SensorReport { report: Some(Report::Hello(Hello { facts: Some(facts), channels, policy_version: String::new() })) }
+    SensorReport {
+        report: Some(Report::Hello(Hello { facts: Some(facts), channels, policy_version: String::new() })),
+    }
 }
 
 impl Host {
@@ -79,7 +81,10 @@ impl Host {
                             _ => b"cat".to_vec(),
                         };
                         if line == b"refuse" {
-                            let refused = ChannelRefused { channel_id: start.channel_id, reason: "no such local user".into() };
+                            let refused = ChannelRefused {
+                                channel_id: start.channel_id,
+                                reason: "no such local user".into(),
+                            };
                             up.send(SensorReport { report: Some(Report::Refused(refused)) }).await.unwrap();
                             continue;
                         }
@@ -128,7 +133,8 @@ impl Host {
                 let mut next = 0u64;
                 let mut frames = Vec::new();
                 while rest > 0 {
-                    let piece: Vec<u8> = (0..rest.min(32 << 10) / 8).flat_map(|i| (next + i as u64).to_be_bytes()).collect();
+                    let piece: Vec<u8> =
+                        (0..rest.min(32 << 10) / 8).flat_map(|i| (next + i as u64).to_be_bytes()).collect();
                     next += piece.len() as u64 / 8;
                     rest -= piece.len();
                     frames.push(stdout(piece.into()));
@@ -142,7 +148,10 @@ impl Host {
         let mut backlog = backlog;
         backlog.reverse();
         let (session, end) = (start.session_id.clone(), Resumable::new(start.channel_id.clone()));
-        self.ends.lock().unwrap().insert(start.channel_id.clone(), Shepherd { session, end, program, backlog });
+        self.ends
+            .lock()
+            .unwrap()
+            .insert(start.channel_id.clone(), Shepherd { session, end, program, backlog });
     }
 
     /// Runs one channel over one connection.
@@ -176,7 +185,9 @@ impl Host {
                 match (&shepherd.program, body) {
                     (Program::Cat, Body::Chunk(chunk)) => {
                         let data = chunk.data;
-                        shepherd.backlog.insert(0, Body::Chunk(Chunk { stream: Stream::Stdout.into(), data }));
+                        shepherd
+                            .backlog
+                            .insert(0, Body::Chunk(Chunk { stream: Stream::Stdout.into(), data }));
                     }
                     (Program::Cat, Body::Eof(_)) => {
                         shepherd.backlog.insert(0, Body::Eof(Eof { stream: Stream::Stdout.into() }));
@@ -184,7 +195,8 @@ impl Host {
                         shepherd.backlog.insert(0, Body::Exit(exit));
                     }
                     (_, Body::Hangup(_)) => {
-                        let exit = Exit { status: Some(exit::Status::Signal("HUP".into())), ..Exit::default() };
+                        let exit =
+                            Exit { status: Some(exit::Status::Signal("HUP".into())), ..Exit::default() };
                         shepherd.backlog = vec![Body::Exit(exit)];
                     }
                     _ => {}

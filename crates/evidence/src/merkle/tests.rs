@@ -64,7 +64,9 @@ fn every_small_tree_proves_itself_and_nothing_else() {
         let top = root(&leaves);
         for i in 0..n {
             let proof = inclusion_proof(&leaves, i).unwrap();
-            let check = |index: usize, leaf: &Hash, proof: &[Hash]| verify_inclusion(index as u64, n as u64, leaf, proof, &top);
+            let check = |index: usize, leaf: &Hash, proof: &[Hash]| {
+                verify_inclusion(index as u64, n as u64, leaf, proof, &top)
+            };
             assert!(check(i, &leaves[i], &proof));
             assert!(!check(i, &leaf_hash(b"other"), &proof));
             assert!(!check((i + 1) % n.max(2), &leaves[i], &proof));

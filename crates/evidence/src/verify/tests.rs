@@ -24,7 +24,9 @@ fn record(maker: &str, seq: u64) -> Record {
 
 /// Two makers, interleaved.
 fn leaves(n: u64) -> Vec<Vec<u8>> {
-    (0..n).map(|i| record(if i % 2 == 0 { "web-1" } else { "gateway" }, i / 2 + 1).to_bytes().unwrap()).collect()
+    (0..n)
+        .map(|i| record(if i % 2 == 0 { "web-1" } else { "gateway" }, i / 2 + 1).to_bytes().unwrap())
+        .collect()
 }
 
 fn signer() -> Signer {
@@ -73,7 +75,13 @@ fn a_sound_log_holds_and_says_what_is_proved() {
 fn every_flipped_bit_is_found_between_the_right_checkpoints() {
     let (leaves, notes) = sound();
     for at in 0..leaves.len() {
-        let range = if at < 8 { (0, 7) } else if at < 16 { (8, 15) } else { (16, 19) };
+        let range = if at < 8 {
+            (0, 7)
+        } else if at < 16 {
+            (8, 15)
+        } else {
+            (16, 19)
+        };
         for bit in 0..leaves[at].len() * 8 {
             let mut altered = leaves.clone();
             altered[at][bit / 8] ^= 1 << (bit % 8);
@@ -108,7 +116,12 @@ fn deleting_inserting_swapping_is_found() {
         // The maker's own numbers name the place; the very last of a maker has no successor to tell.
         if at < 18 {
             let maker = if at % 2 == 0 { "web-1" } else { "gateway" };
-            let missing = Fault::Missing { index: at as u64 + 1, maker: maker.into(), from: at as u64 / 2 + 1, count: 1 };
+            let missing = Fault::Missing {
+                index: at as u64 + 1,
+                maker: maker.into(),
+                from: at as u64 / 2 + 1,
+                count: 1,
+            };
             assert!(report.faults.contains(&missing), "{at}: {report}");
         }
         let mut inserted = leaves.clone();
