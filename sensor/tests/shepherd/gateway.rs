@@ -59,6 +59,9 @@ pub(crate) struct Gateway {
     exit: Option<Exit>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    /// Whether standard output is kept or only counted.
+    pub(crate) keep: bool,
+    pub(crate) n_stdout: u64,
 }
 
 fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
@@ -106,6 +109,8 @@ impl Waiting {
             exit: None,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            keep: true,
+            n_stdout: 0,
         };
         gateway.order(&Command::Go);
         gateway.attach();
@@ -264,6 +269,14 @@ impl Gateway {
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
+    /// Processor time the shepherd has used, in seconds.
+    pub(crate) fn shepherd_time(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.shepherd.id())).expect("stat");
+        let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+        // utime and stime, in hundredths.
+        fields[11..13].iter().filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+    }
+
     fn write(&mut self, frame: &ChannelFrame) {
         let (head, data) = frames::encode(frame);
         let mut bytes = [&head[..], &data[..]].concat();
@@ -289,13 +302,18 @@ impl Gateway {
     }
 
     fn pump(&mut self, wait: Duration) {
+        let before = self.incoming.len();
         self.read();
+        let idle = self.incoming.len() == before;
         while let Some(frame) = frames::decode(&mut self.incoming).expect("frames") {
             match self.channel.on_frame(frame).expect("a peer that keeps the rules") {
                 Incoming::Deliver { seq, body } => {
                     match body {
                         Body::Chunk(chunk) if chunk.stream == Stream::Stdout as i32 => {
-                            self.stdout.extend_from_slice(&chunk.data);
+                            self.n_stdout += chunk.data.len() as u64;
+                            if self.keep {
+                                self.stdout.extend_from_slice(&chunk.data);
+                            }
                         }
                         Body::Chunk(chunk) => self.stderr.extend_from_slice(&chunk.data),
                         Body::Exit(exit) => self.exit = Some(exit),
@@ -310,7 +328,9 @@ impl Gateway {
         if let Some(ack) = self.channel.ack_due(true) {
             self.write(&ack);
         }
-        std::thread::sleep(wait);
+        if idle {
+            std::thread::sleep(wait);
+        }
     }
 }
 

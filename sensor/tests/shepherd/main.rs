@@ -292,6 +292,32 @@ fn sftp_server_speaks() {
     assert_eq!(gateway.finish().status, code(0));
 }
 
+/// Not a promise but a figure: `cargo test --release -p sallyport-sensor --test shepherd -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, for release builds"]
+fn throughput() {
+    const BYTES: u64 = 2 << 30;
+    let started = Instant::now();
+    let mut gateway = Gateway::run(command(&format!("head -c {BYTES} /dev/zero")));
+    gateway.keep = false;
+    gateway.until(|gateway| gateway.n_stdout == BYTES);
+    let rate = (BYTES >> 20) as f64 / started.elapsed().as_secs_f64();
+    let cpu = (BYTES >> 20) as f64 / gateway.shepherd_time();
+    println!("output through the shepherd: {rate:.0} MiB/s; {cpu:.0} MiB per second of its processor time");
+    gateway.finish();
+
+    let mut gateway = Gateway::run(command("cat > /dev/null"));
+    let started = Instant::now();
+    let block = vec![7; 1 << 20];
+    for _ in 0..BYTES >> 20 {
+        gateway.input(&block);
+    }
+    gateway.input_end();
+    gateway.finish();
+    let rate = (BYTES >> 20) as f64 / started.elapsed().as_secs_f64();
+    println!("input through the shepherd: {rate:.0} MiB/s");
+}
+
 #[test]
 fn hostile_connections_are_turned_away() {
     use std::io::{Read, Write};
