@@ -139,7 +139,7 @@ fn try_feed(index: u32) -> Option<()> {
         // SAFETY: 256 symbols.
         let symbol = unsafe { *symbols.add(byte as usize) };
         state = arena(base.wrapping_add(state).wrapping_add(u32::from(symbol)))?;
-        step += 1;
+        step = read::next(step);
     }
     // SAFETY: as above.
     unsafe {
@@ -162,7 +162,7 @@ pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut crate::scratch::Scrat
         if feed(index) != 0 {
             return None;
         }
-        steps += 1;
+        steps = read::next(steps);
     }
     // SAFETY: as above.
     (unsafe { core::ptr::read_volatile(&raw const (*area).left) } == 0).then_some(())

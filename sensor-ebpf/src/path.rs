@@ -28,6 +28,7 @@ pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(
         (*area).path = PATH_BYTES as u32;
         (*area).flags = EXEC_PATH_CUT;
         (*area).inode = 0;
+        (*area).depth = 0;
         (*area).device = 0;
     }
     start(area, bprm).map_err(|Unreadable| cause::READ_FAILED)?;
@@ -35,7 +36,7 @@ pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(
     // A mount point takes two turns.
     while turn < PATH_COMPONENTS as u32 * 2 {
         match walk(index) {
-            MORE => turn += 1,
+            MORE => turn = read::next(turn),
             DONE => {
                 // SAFETY: as above.
                 unsafe { (*area).flags &= !EXEC_PATH_CUT };
@@ -124,7 +125,9 @@ fn step(area: *mut Scratch) -> Result<u32, Unreadable> {
 unsafe fn prepend(area: *mut Scratch, text: Address, len: u32) -> Result<bool, Unreadable> {
     // SAFETY: the caller's promise.
     let path = unsafe { (*area).path };
-    if len > NAME_MASK || path < len + 1 || path as usize > PATH_BYTES {
+    // SAFETY: as above.
+    let depth = unsafe { (*area).depth } + 1;
+    if len > NAME_MASK || path < len + 1 || path as usize > PATH_BYTES || depth as usize > PATH_COMPONENTS {
         return Ok(false);
     }
     let at = (read::opaque(u64::from(path - len)) & (PATH_BYTES as u64 - 1)) as u32;
@@ -136,6 +139,7 @@ unsafe fn prepend(area: *mut Scratch, text: Address, len: u32) -> Result<bool, U
         let slash = (read::opaque(u64::from(at.wrapping_sub(1))) & (PATH_BYTES as u64 - 1)) as u32;
         *bytes.add(slash as usize) = b'/';
         (*area).path = slash;
+        (*area).depth = depth;
     }
     Ok(true)
 }

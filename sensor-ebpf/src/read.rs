@@ -81,6 +81,13 @@ pub(crate) fn opaque(mut number: u64) -> u64 {
     number
 }
 
+/// One more. The compiler does not turn a loop counter into something else if it does not know the counter; the verifier
+/// does know it, and so sees the loop end.
+#[inline(always)]
+pub(crate) fn next(counter: u32) -> u32 {
+    opaque(u64::from(counter) + 1) as u32
+}
+
 /// Reads a `T` at kernel address `at`. Faults are caught by the kernel.
 #[inline(always)]
 pub(crate) fn kernel<T: Copy + Default>(at: Address) -> Result<T, Unreadable> {

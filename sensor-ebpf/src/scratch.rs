@@ -10,7 +10,7 @@ use sallyport_sensor_abi::{
     event::{Exec, Header},
 };
 
-use crate::{atomic::add32, maps::SCRATCH};
+use crate::{atomic::add32, maps::SCRATCH, read::next};
 
 /// Areas per CPU.
 pub(crate) const PER_CPU: u32 = 4;
@@ -56,8 +56,8 @@ pub(crate) struct Scratch {
     pub(crate) inode: u64,
     /// Its device.
     pub(crate) device: u32,
-    /// Always zero.
-    _pad: u32,
+    /// Components of the path so far.
+    pub(crate) depth: u32,
     /// Path (ending at [`PATH_BYTES`]), room for one more name that the verifier thinks possible, then a chunk of
     /// arguments at [`CHUNK_AT`].
     pub(crate) bytes: [u8; BYTES],
@@ -81,8 +81,9 @@ const _: () = assert!(CHUNK_AT as usize + 2 * ARGS_BYTES <= BYTES);
 pub(crate) fn claim() -> Option<(u32, *mut Scratch)> {
     // SAFETY: no preconditions.
     let first = unsafe { bpf_get_smp_processor_id() } * PER_CPU;
-    let mut index = first;
-    while index < first + PER_CPU {
+    let mut turn = 0;
+    while turn < PER_CPU {
+        let index = first + turn;
         let area = SCRATCH.get_ptr_mut(index)?;
         // SAFETY: an entry of an array map is valid while the program runs.
         unsafe { add32(&raw mut (*area).claim, 1) };
@@ -93,7 +94,7 @@ pub(crate) fn claim() -> Option<(u32, *mut Scratch)> {
             return Some((index, area));
         }
         release(area);
-        index += 1;
+        turn = next(turn);
     }
     None
 }

@@ -20,6 +20,7 @@ use crate::{
     event::{Small, header},
     judge::{self, Judge, Verdict, arena, trie},
     maps::TASKS,
+    read::opaque,
 };
 
 /// Attach type `BPF_CGROUP_INET4_CONNECT`: runs in `tcp_v4_pre_connect` and `ip4_datagram` `pre_connect`.
@@ -158,6 +159,7 @@ pub(crate) fn protocol_class(judge: Judge, protocol: u32) -> Option<u32> {
     if protocol > 255 {
         return None;
     }
+    let index = (opaque(u64::from(protocol)) & 0xff) as usize;
     // SAFETY: 256 classes; the policy is an entry of an array map.
-    Some(u32::from(unsafe { *(&raw const (*judge.policy).protocols).cast::<u8>().add(protocol as usize) }))
+    Some(u32::from(unsafe { *(&raw const (*judge.policy).protocols).cast::<u8>().add(index) }))
 }

@@ -162,7 +162,7 @@ fn by_args(index: u32, area: *mut Scratch, judge: Judge, row: u32, args: &Args) 
             (*area).left = len;
             judge::run::<{ ARGS_BYTES as u32 / 512 }>(index, area).ok_or(cause::READ_FAILED)?;
             done += len;
-            chunk += 1;
+            chunk = read::next(chunk);
         }
         let base = (*policy).base;
         let eoi = (*policy).args.stride.wrapping_sub(1);

@@ -18,6 +18,7 @@ use crate::{
     hooks::connect::protocol_class,
     judge::{self, Judge, Verdict, arena, trie},
     maps::TASKS,
+    read::next,
 };
 
 const ALLOW: i32 = 1;
@@ -96,7 +97,7 @@ fn everywhere(judge: Judge, protocol: u32) -> Option<u32> {
             if done >= classes {
                 return Some(0);
             }
-            turn += 1;
+            turn = next(turn);
         }
         None
     }
@@ -118,7 +119,7 @@ extern "C" fn first_denial(row: u32, left: u32) -> u32 {
             Some(word) => return word,
             None => return DENY_WORD | sallyport_sensor_abi::policy::UNJUDGED,
         }
-        i += 1;
+        i = next(i);
     }
     0
 }
