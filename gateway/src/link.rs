@@ -7,6 +7,7 @@
 pub mod enrolment;
 mod sensor;
 pub mod service;
+mod strangers;
 
 use crate::authority::x509::{self, Authority, PeerCertificate, Rotating};
 use rustls::server::WebPkiClientVerifier;
@@ -16,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use strangers::{Place, Strangers};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -45,6 +47,8 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
+    /// Held unless a sensor's certificate was shown.
+    _stranger: Option<Place>,
 }
 
 /// The TLS settings of the listener.
@@ -80,6 +84,7 @@ pub fn accept(
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let open = Arc::new(Semaphore::new(CONNECTIONS));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let strangers = Strangers::default();
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -94,6 +99,10 @@ pub fn accept(
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
+            };
+            let Some(place) = strangers.admit(address.ip()) else {
+                tracing::debug!(%address, "refused a connection: too many without a sensor's certificate");
+                continue;
             };
             let Ok(permit) = open.clone().try_acquire_owned() else {
                 tracing::warn!(%address, "refused a connection: {CONNECTIONS} are open");
@@ -114,9 +123,12 @@ pub fn accept(
                             .peer_certificates()
                             .and_then(|c| c.first())
                             .and_then(x509::peer);
+                        let stranger = certificate.is_none().then_some(place);
                         let peer = Peer { address, certificate };
                         // The server is gone at shutdown.
-                        let _ = ready.send(Ok(Connection { stream, peer, _permit: permit })).await;
+                        let _ = ready
+                            .send(Ok(Connection { stream, peer, _permit: permit, _stranger: stranger }))
+                            .await;
                     }
                     Ok(Err(err)) => tracing::info!(%address, %err, "refused a connection: no TLS"),
                     Err(_) => tracing::info!(%address, "refused a connection: the handshake took too long"),

@@ -138,6 +138,14 @@ impl RecordingOpen {
         }
     }
 
+    /// A recording whose disk fails: its file is open for reading only.
+    #[cfg(test)]
+    pub(crate) async fn failing(path: PathBuf, header: &Header) -> Self {
+        let mut recording = Self::create(path.clone(), header).await.unwrap();
+        recording.sink = File::open(path).ok().map(|file| Sink { file, hash: Sha256::new(), bytes: 0 });
+        recording
+    }
+
     fn touched(&mut self) {
         self.unwritten_since.get_or_insert_with(Instant::now);
     }

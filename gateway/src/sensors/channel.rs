@@ -380,3 +380,6 @@ fn exit_status(exit: &Exit) -> Option<u32> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
