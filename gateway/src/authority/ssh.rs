@@ -45,7 +45,9 @@ pub enum AuthorityError {
         err: ssh_key::Error,
     },
     /// Others can read it.
-    #[error("`{path}` can be read by others; take their permissions away (chmod 600) and consider the key known to them")]
+    #[error(
+        "`{path}` can be read by others; take their permissions away (chmod 600) and consider the key known to them"
+    )]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -245,7 +247,8 @@ fn make_key(path: &Path, comment: &str) -> Result<PrivateKey, AuthorityError> {
     let pem = key.to_openssh(LineEnding::LF).map_err(broken)?;
     // Written beside and renamed: a crash leaves no half a key, which the next start could not read.
     let half = path.with_extension("new");
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(file)?;
+    let mut out =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(file)?;
     out.write_all(pem.as_bytes()).and_then(|()| out.sync_all()).map_err(file)?;
     fs::rename(&half, path).map_err(file)?;
     Ok(key)
@@ -257,7 +260,12 @@ mod tests {
     use crate::state::State;
 
     fn alice() -> Identity {
-        Identity { user: "alice@example.org".into(), groups: vec!["ops".into()], kind: "human".into(), ..Identity::default() }
+        Identity {
+            user: "alice@example.org".into(),
+            groups: vec!["ops".into()],
+            kind: "human".into(),
+            ..Identity::default()
+        }
     }
 
     fn some_key() -> PublicKey {
@@ -274,7 +282,12 @@ mod tests {
         assert_ne!(first.host_ca_line(), first.user_ca_line());
         for entry in fs::read_dir(dir.path()).expect("lists") {
             let path = entry.expect("entry").path();
-            assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600, "{}", path.display());
+            assert_eq!(
+                fs::metadata(&path).expect("metadata").permissions().mode() & 0o777,
+                0o600,
+                "{}",
+                path.display()
+            );
         }
         let exposed = dir.path().join("ssh_user_ca");
         fs::set_permissions(&exposed, fs::Permissions::from_mode(0o644)).expect("chmod");
@@ -307,7 +320,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let authority = SshAuthority::open(dir.path()).expect("opens");
         let credentials = Credentials::new(State::open(&dir.path().join("state.db")).expect("opens"));
-        let ended = authority.issue_user_certificate(&credentials, &alice(), &some_key(), Duration::ZERO).await;
+        let ended =
+            authority.issue_user_certificate(&credentials, &alice(), &some_key(), Duration::ZERO).await;
         let refused = authority.identity_of(&credentials, &ended.expect("issues")).await;
         assert_eq!(refused, Err(CertificateRefused::NotValidNow));
         let host = authority.host_certificate(&["web-1".to_owned()]).expect("signs");

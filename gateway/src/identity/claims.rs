@@ -13,7 +13,9 @@ const MAX_NAME: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
     /// The claim that names the person is missing.
-    #[error("the provider did not say who you are: the claim `{claim}` is missing. Whoever runs the gateway can change `openid.user_claim` or the scopes")]
+    #[error(
+        "the provider did not say who you are: the claim `{claim}` is missing. Whoever runs the gateway can change `openid.user_claim` or the scopes"
+    )]
     NoUser {
         /// Its name.
         claim: String,
@@ -144,7 +146,12 @@ mod tests {
     use serde_json::json;
 
     fn names(user: &str, groups: &str) -> ClaimNames {
-        ClaimNames { user: user.into(), groups: groups.into(), kind: Some("kind".into()), on_behalf_of: Some("act.sub".into()) }
+        ClaimNames {
+            user: user.into(),
+            groups: groups.into(),
+            kind: Some("kind".into()),
+            on_behalf_of: Some("act.sub".into()),
+        }
     }
 
     fn make(token: Value, userinfo: Option<Value>) -> Result<Identity, ClaimsError> {
@@ -195,7 +202,8 @@ mod tests {
 
     #[test]
     fn userinfo_is_asked_only_when_needed() {
-        let names = ClaimNames { user: "email".into(), groups: "groups".into(), kind: None, on_behalf_of: None };
+        let names =
+            ClaimNames { user: "email".into(), groups: "groups".into(), kind: None, on_behalf_of: None };
         assert!(needs_userinfo(&names, &json!({"email": "a@b"})));
         assert!(!needs_userinfo(&names, &json!({"email": "a@b", "groups": []})));
     }

@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_listed() {
-        let (_, faults) = check("[openid]\nissuer = \"x\"\nclient_id = \"\"\nca_file = \"/nonexistent/ca\"\n");
+        let (_, faults) =
+            check("[openid]\nissuer = \"x\"\nclient_id = \"\"\nca_file = \"/nonexistent/ca\"\n");
         for key in ["openid.issuer", "openid.client_id", "openid.ca_file"] {
             assert!(faults.contains(key), "{faults}");
         }

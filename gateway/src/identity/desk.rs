@@ -77,20 +77,24 @@ impl Desk {
             .verify_cli_sign_in(&request.id_token, &request.nonce, &request.access_token)
             .await
             .map_err(|err| SignInError(err.to_string()))?;
-        let key = match request.ssh_public_key.trim() {
-            "" => None,
-            line if line.len() <= MAX_KEY_LINE => Some(PublicKey::from_openssh(line).map_err(|err| {
-                SignInError(format!("the SSH public key that was sent is not one: {err}"))
-            })?),
-            _ => return Err(SignInError("the SSH public key that was sent is too long".to_owned())),
-        };
+        let key =
+            match request.ssh_public_key.trim() {
+                "" => None,
+                line if line.len() <= MAX_KEY_LINE => Some(PublicKey::from_openssh(line).map_err(|err| {
+                    SignInError(format!("the SSH public key that was sent is not one: {err}"))
+                })?),
+                _ => return Err(SignInError("the SSH public key that was sent is too long".to_owned())),
+            };
         Ok((identity, key))
     }
 
     async fn certify(&self, identity: &Identity, key: &PublicKey) -> Result<String, SignInError> {
         let failed = |err: &dyn std::error::Error| {
             tracing::error!(user = identity.user, error = %crate::chain(err), "no certificate");
-            SignInError("you are signed in, but no SSH certificate could be made; tell whoever runs the gateway".to_owned())
+            SignInError(
+                "you are signed in, but no SSH certificate could be made; tell whoever runs the gateway"
+                    .to_owned(),
+            )
         };
         let certificate = self
             .authority

@@ -3,8 +3,8 @@
 use super::provider::{OpenId, SignInError};
 use openidconnect::core::{CoreClient, CoreDeviceAuthorizationResponse};
 use openidconnect::{
-    AuthType, ClientId, DeviceAuthorizationUrl, DeviceCodeErrorResponseType, OAuth2TokenResponse, RequestTokenError,
-    Scope, TokenResponse,
+    AuthType, ClientId, DeviceAuthorizationUrl, DeviceCodeErrorResponseType, OAuth2TokenResponse,
+    RequestTokenError, Scope, TokenResponse,
 };
 use sallyport_evidence::record::Identity;
 use std::time::Duration;
@@ -61,7 +61,9 @@ impl OpenId {
         };
         let code = details.user_code().secret().clone();
         // They go to a terminal: nothing in them may be more than text.
-        if link.chars().chain(code.chars()).any(|c| c.is_control() || c == ' ') || link.len() + code.len() > 2048 {
+        if link.chars().chain(code.chars()).any(|c| c.is_control() || c == ' ')
+            || link.len() + code.len() > 2048
+        {
             return Err(self.unavailable_because("its link or code is not plain text"));
         }
         Ok(DeviceSignIn {
@@ -109,7 +111,9 @@ impl DeviceSignIn {
                 err => openid.unavailable(&err),
             })?;
         let id_token = tokens.id_token().ok_or_else(|| {
-            SignInError::Unproved("there is no ID token in it; its client lacks the `openid` scope".to_owned())
+            SignInError::Unproved(
+                "there is no ID token in it; its client lacks the `openid` scope".to_owned(),
+            )
         })?;
         openid.verify_device_sign_in(&id_token.to_string(), tokens.access_token().secret()).await
     }

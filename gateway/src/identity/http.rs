@@ -103,8 +103,11 @@ impl Http {
             .map_err(SetUpError::Tls)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector =
-            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .build();
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
@@ -115,7 +118,8 @@ impl Http {
     pub async fn fetch(&self, request: HttpRequest) -> Result<HttpResponse, FetchError> {
         let url = request.uri().to_string();
         let host = request.uri().authority().map_or_else(|| url.clone(), ToString::to_string);
-        let permitted = url::Url::parse(&url).is_ok_and(|url| url.scheme() == "https" || is_loopback_http(&url));
+        let permitted =
+            url::Url::parse(&url).is_ok_and(|url| url.scheme() == "https" || is_loopback_http(&url));
         if !permitted {
             return Err(FetchError::Insecure(url));
         }

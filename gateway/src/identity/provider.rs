@@ -59,7 +59,9 @@ pub(super) type Metadata = ProviderMetadata<
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
     /// The provider cannot be asked.
-    #[error("the sign-in service {issuer} cannot be used now ({problem}). Try again later, or tell whoever runs the gateway")]
+    #[error(
+        "the sign-in service {issuer} cannot be used now ({problem}). Try again later, or tell whoever runs the gateway"
+    )]
     Unavailable {
         /// Its issuer URL.
         issuer: String,
@@ -67,7 +69,9 @@ pub enum SignInError {
         problem: String,
     },
     /// It lacks the device flow.
-    #[error("the sign-in service {issuer} does not offer the device flow that plain ssh needs; use `sallyport login`")]
+    #[error(
+        "the sign-in service {issuer} does not offer the device flow that plain ssh needs; use `sallyport login`"
+    )]
     NoDeviceFlow {
         /// Its issuer URL.
         issuer: String,
@@ -243,7 +247,9 @@ impl OpenId {
         let verified = token.claims(&verifier, nonce)?;
         let age = now_seconds() - verified.issue_time().timestamp();
         if !(-FRESH_FOR_SECONDS..=FRESH_FOR_SECONDS).contains(&age) {
-            return Err(other(format!("the ID token was issued {age} seconds ago; sign in again, and check the clocks")));
+            return Err(other(format!(
+                "the ID token was issued {age} seconds ago; sign in again, and check the clocks"
+            )));
         }
         if let (Some(expected), Some(access_token)) = (verified.access_token_hash(), presented.access_token) {
             let key = token.signing_key(&verifier).map_err(ClaimsVerificationError::SignatureVerification)?;
@@ -298,10 +304,13 @@ impl OpenId {
         if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < max_age) {
             return Ok(Arc::clone(&known.metadata));
         }
-        let issuer = IssuerUrl::new(self.inner.config.issuer.clone()).map_err(|err| self.unavailable(&err))?;
+        let issuer =
+            IssuerUrl::new(self.inner.config.issuer.clone()).map_err(|err| self.unavailable(&err))?;
         let metadata = Metadata::discover_async(issuer, &self.inner.http).await.map_err(|err| match err {
             DiscoveryError::Request(err) => self.unavailable(&err),
-            DiscoveryError::Response(status, _, _) => self.unavailable_because(&format!("it answered {status}")),
+            DiscoveryError::Response(status, _, _) => {
+                self.unavailable_because(&format!("it answered {status}"))
+            }
             err => self.unavailable(&err),
         })?;
         let metadata = Arc::new(metadata);

@@ -285,7 +285,12 @@ mod tests {
     use super::*;
 
     fn alice() -> Identity {
-        Identity { user: "alice".into(), groups: vec!["ops".into()], kind: "human".into(), ..Identity::default() }
+        Identity {
+            user: "alice".into(),
+            groups: vec!["ops".into()],
+            kind: "human".into(),
+            ..Identity::default()
+        }
     }
 
     async fn credentials() -> (tempfile::TempDir, Credentials) {
@@ -299,7 +304,10 @@ mod tests {
         let (_dir, credentials) = credentials().await;
         assert_eq!(credentials.standing("SHA256:a").await.expect("reads"), KeyStanding::Unknown);
         credentials.bind("SHA256:a", &alice(), "::1", Duration::from_secs(60)).await.expect("binds");
-        assert_eq!(credentials.standing("SHA256:a").await.expect("reads"), KeyStanding::Bound(Box::new(alice())));
+        assert_eq!(
+            credentials.standing("SHA256:a").await.expect("reads"),
+            KeyStanding::Bound(Box::new(alice()))
+        );
         assert_eq!(credentials.bindings(Some("alice")).await.expect("lists").len(), 1);
         assert!(credentials.bindings(Some("bob")).await.expect("lists").is_empty());
         assert!(credentials.revoke_binding("SHA256:a").await.expect("revokes"));

@@ -89,8 +89,19 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         for text in [
-            "", "+", "web-1+", "+root", "web-1+-oProxyCommand=x", "-x+root", "a b", "a\u{1b}[2J", "web-1+ro\not", "%", "web/1",
-            "a@b@c", "a+b+c",
+            "",
+            "+",
+            "web-1+",
+            "+root",
+            "web-1+-oProxyCommand=x",
+            "-x+root",
+            "a b",
+            "a\u{1b}[2J",
+            "web-1+ro\not",
+            "%",
+            "web/1",
+            "a@b@c",
+            "a+b+c",
         ] {
             assert_eq!(Address::parse(text), Address::Invalid, "{text:?}");
         }

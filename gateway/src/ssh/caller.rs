@@ -101,7 +101,9 @@ async fn finish(sign_in: DeviceSignIn, followup: Followup) -> Outcome {
     let identity = proved.map_err(Arc::<str>::from)?;
     if let Some(fingerprint) = key {
         // The sign-in holds without: the next one just asks again.
-        if let Err(err) = credentials.bind(&fingerprint, &identity, &client.ip().to_string(), key_binding).await {
+        if let Err(err) =
+            credentials.bind(&fingerprint, &identity, &client.ip().to_string(), key_binding).await
+        {
             tracing::warn!(%err, fingerprint, "the key could not be bound");
         }
     }

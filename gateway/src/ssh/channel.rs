@@ -66,7 +66,9 @@ async fn hold(shared: &Shared, terminal: &Terminal, pending: &Pending) -> Result
     let Pending { link, code, .. } = pending;
     let stop = if terminal.is_raw { " Ctrl-C gives up." } else { "" };
     terminal
-        .say(&format!("sign in at {link}\ncheck that it shows the code {code}. This goes on by itself.{stop}"))
+        .say(&format!(
+            "sign in at {link}\ncheck that it shows the code {code}. This goes on by itself.{stop}"
+        ))
         .await?;
     let (why, end) = tokio::select! {
         outcome = pending.outcome() => match outcome {

@@ -22,14 +22,14 @@ certificate = "8h"
 # client shows it.
 sign_in_wait = "5s"
 # Connections that have not proved who they are: how long, how many, how many from one address.
-login_timeout = "60s"
+login_timeout = "120s"
 max_pending = 256
 max_pending_per_address = 32
 # Channels (shells, commands, transfers) that one connection may have open.
 max_channels = 32
 # How often a silent client is asked whether it is there, and how many unanswered questions end the connection.
-keepalive = "60s"
-keepalive_max = 10
+keepalive = "120s"
+keepalive_max = 5
 # Variables that clients may set. `*` stands for any ending.
 env = ["LANG", "LC_*", "TERM", "COLORTERM", "NO_COLOR"]
 "#;
@@ -119,7 +119,7 @@ fn sign_in_wait() -> String {
     "5s".to_owned()
 }
 fn login_timeout() -> String {
-    "60s".to_owned()
+    "120s".to_owned()
 }
 fn max_pending() -> usize {
     256
@@ -131,10 +131,10 @@ fn max_channels() -> usize {
     32
 }
 fn keepalive() -> String {
-    "60s".to_owned()
+    "120s".to_owned()
 }
 fn keepalive_max() -> usize {
-    10
+    5
 }
 fn env() -> Vec<String> {
     ["LANG", "LC_*", "TERM", "COLORTERM", "NO_COLOR"].map(str::to_owned).to_vec()
@@ -178,12 +178,18 @@ impl Raw {
         for name in &self.env {
             let plain = name.strip_suffix('*').unwrap_or(name);
             if plain.is_empty() || !plain.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                faults.add("ssh.env", format!("`{name}` is not a variable's name, nor the start of one and `*`"));
+                faults.add(
+                    "ssh.env",
+                    format!("`{name}` is not a variable's name, nor the start of one and `*`"),
+                );
             } else if ["LD_", "PATH", "BASH_ENV", "ENV", "IFS", "PYTHON", "PERL", "GIT_SSH"]
                 .iter()
                 .any(|risky| plain.starts_with(risky) || (name.ends_with('*') && risky.starts_with(plain)))
             {
-                faults.add("ssh.env", format!("`{name}` would let clients run other programs than policy judged; leave it out"));
+                faults.add(
+                    "ssh.env",
+                    format!("`{name}` would let clients run other programs than policy judged; leave it out"),
+                );
             }
         }
         if faults.len() > before {
@@ -231,9 +237,17 @@ mod tests {
     #[test]
     fn every_fault_is_listed() {
         let (_, faults) = check(
-            "listen = \"x\"\nkey_binding = \"y\"\nmax_channels = 0\nenv = [\"L*\", \"a b\"]\nhost = \"a b\"\nsign_in_wait = \"2m\"",
+            "listen = \"x\"\nkey_binding = \"y\"\nmax_channels = 0\nenv = [\"L*\", \"a b\"]\nhost = \"a b\"\nsign_in_wait = \"3m\"",
         );
-        for key in ["ssh.listen", "ssh.key_binding", "ssh.max_channels", "`L*`", "`a b`", "ssh.host", "ssh.sign_in_wait"] {
+        for key in [
+            "ssh.listen",
+            "ssh.key_binding",
+            "ssh.max_channels",
+            "`L*`",
+            "`a b`",
+            "ssh.host",
+            "ssh.sign_in_wait",
+        ] {
             assert!(faults.contains(key), "{key} in {faults}");
         }
     }

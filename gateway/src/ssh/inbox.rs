@@ -6,6 +6,10 @@
 //! the credit follows the backlog: [`credit`] shrinks as the inbox fills, down to [`TRICKLE`] bytes. An exhausted
 //! window of zero could never be opened again (russh opens windows only when data arrives); two bytes per round
 //! trip keep it alive at no cost, and the first of them after the program has read on reopens it.
+//!
+//! What this cannot do: russh has one target window for all channels of a connection, so while one of them is stalled in
+//! mid-upload, another bulk upload on the same connection trickles too. Output, keys, signals and new channels are not
+//! touched by it, nor is any other connection.
 
 use bytes::{Buf, Bytes, BytesMut};
 use sallyport_contract::v1::WindowSize;
@@ -211,7 +215,8 @@ impl Inbox {
             let mut state = self.lock();
             let mut pressed = false;
             state.aside.retain(|aside| {
-                let stops = matches!(aside, Aside::Signal(name) if matches!(name.as_str(), "INT" | "TERM" | "HUP"));
+                let stops =
+                    matches!(aside, Aside::Signal(name) if matches!(name.as_str(), "INT" | "TERM" | "HUP"));
                 pressed |= stops;
                 !stops
             });

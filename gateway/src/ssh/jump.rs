@@ -37,6 +37,15 @@ pub async fn serve(
     };
     let login = Login::inherited(Arc::clone(&door), client, caller);
     let origin = Origin::Inside { host };
-    let handler = Connection::new(Arc::clone(&door), client, origin, login, logged_in.clone(), Arc::clone(&end));
-    listener::drive(&door, client, russh::server::run_stream(config, stream, handler), &logged_in, &end, &switch).await;
+    let handler =
+        Connection::new(Arc::clone(&door), client, origin, login, logged_in.clone(), Arc::clone(&end));
+    listener::drive(
+        &door,
+        client,
+        russh::server::run_stream(config, stream, handler),
+        &logged_in,
+        &end,
+        &switch,
+    )
+    .await;
 }

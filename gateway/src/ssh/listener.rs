@@ -56,7 +56,8 @@ async fn connection(door: Arc<Door>, stream: TcpStream, client: SocketAddr) {
     let Some(slot) = door.slots.take(client.ip()) else {
         tracing::info!(%client, "too many connections without a log-in; refused");
         // RFC 4253 section 4.2 permits lines before the version. A client that is not there misses nothing.
-        let _ = stream.try_write(b"sallyport: too many connections are waiting to log in; try again in a minute\r\n");
+        let _ = stream
+            .try_write(b"sallyport: too many connections are waiting to log in; try again in a minute\r\n");
         return;
     };
     if let Err(err) = stream.set_nodelay(true) {
@@ -69,10 +70,17 @@ async fn connection(door: Arc<Door>, stream: TcpStream, client: SocketAddr) {
             return;
         }
     };
-    let (switch, logged_in, end) = (CancellationToken::new(), CancellationToken::new(), Arc::new(Ending::default()));
+    let (switch, logged_in, end) =
+        (CancellationToken::new(), CancellationToken::new(), Arc::new(Ending::default()));
     let login = Login::new(Arc::clone(&door), client, slot);
-    let handler =
-        Connection::new(Arc::clone(&door), client, Origin::Outside, login, logged_in.clone(), Arc::clone(&end));
+    let handler = Connection::new(
+        Arc::clone(&door),
+        client,
+        Origin::Outside,
+        login,
+        logged_in.clone(),
+        Arc::clone(&end),
+    );
     let stream = Cut::new(stream, switch.clone());
     drive(&door, client, russh::server::run_stream(config, stream, handler), &logged_in, &end, &switch).await;
 }
@@ -136,7 +144,9 @@ async fn in_time(deadline: impl Future<Output = ()>, logged_in: &CancellationTok
 fn finished(client: SocketAddr, result: Result<(), russh::Error>) {
     match result {
         Ok(()) => tracing::info!(%client, "connection closed"),
-        Err(russh::Error::Join(err)) => tracing::error!(%client, %err, "a connection panicked; the others live on"),
+        Err(russh::Error::Join(err)) => {
+            tracing::error!(%client, %err, "a connection panicked; the others live on")
+        }
         Err(err) => tracing::info!(%client, %err, "connection broken"),
     }
 }

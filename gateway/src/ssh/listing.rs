@@ -9,7 +9,8 @@ pub fn table(user: &str, targets: &[TargetInfo], gateway_host: &str, port: u16) 
     let mut text = String::new();
     if targets.is_empty() {
         // Writing to a string cannot fail, here and below.
-        let _ = writeln!(text, "Signed in as {user}. Policy lets you reach no host; ask whoever looks after it.");
+        let _ =
+            writeln!(text, "Signed in as {user}. Policy lets you reach no host; ask whoever looks after it.");
         return text;
     }
     let _ = writeln!(text, "Signed in as {user}. You may reach:\n");

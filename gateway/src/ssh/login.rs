@@ -202,8 +202,12 @@ impl Login {
             }
             Err(err) => {
                 let failure = err.to_string();
-                let attempt =
-                    SignInAttempt { identity: None, method: "device", client: self.client, failure: Some(&failure) };
+                let attempt = SignInAttempt {
+                    identity: None,
+                    method: "device",
+                    client: self.client,
+                    failure: Some(&failure),
+                };
                 // It has failed either way.
                 let _ = self.door.hosts.sign_in_record(attempt).await;
                 self.stage = Stage::ExpectEnd;
@@ -273,5 +277,9 @@ impl Login {
 
 /// A question without prompts: clients show it and answer at once, no key is to be pressed.
 fn show(name: String, instructions: String) -> Auth {
-    Auth::Partial { name: Cow::Owned(name), instructions: Cow::Owned(instructions), prompts: Cow::Borrowed(&[]) }
+    Auth::Partial {
+        name: Cow::Owned(name),
+        instructions: Cow::Owned(instructions),
+        prompts: Cow::Borrowed(&[]),
+    }
 }

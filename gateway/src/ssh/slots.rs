@@ -129,7 +129,8 @@ mod tests {
         let address = |n: u8| IpAddr::from([192, 0, 2, n]);
         assert_eq!((0..100).filter(|_| slots.may_act(address(1))).count(), ACTS_PER_ADDRESS);
         assert!(slots.may_act(address(2)));
-        let others = (3..250).flat_map(|n| std::iter::repeat_n(n, 10)).filter(|n| slots.may_act(address(*n))).count();
+        let others =
+            (3..250).flat_map(|n| std::iter::repeat_n(n, 10)).filter(|n| slots.may_act(address(*n))).count();
         assert_eq!(others, ACTS - ACTS_PER_ADDRESS - 1);
         slots.acts.lock().expect("lock").since = Instant::now().checked_sub(PERIOD).expect("clock");
         assert!(slots.may_act(address(1)));

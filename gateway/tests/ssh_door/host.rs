@@ -59,7 +59,12 @@ impl Hosts for LocalHosts {
             (Some(users), Some(user)) if users.contains(&user) => user,
             (Some([only]), None) => only,
             (Some(_), None) => return Err(refuse(RefusalKind::Ambiguous, "name one of: deploy, root")),
-            _ => return Err(refuse(RefusalKind::Policy, "rule \"default\" does not permit it; ask ops@example.org")),
+            _ => {
+                return Err(refuse(
+                    RefusalKind::Policy,
+                    "rule \"default\" does not permit it; ask ops@example.org",
+                ));
+            }
         };
         let name = format!("{user}@{host}");
         self.log.lock().expect("lock").push(format!("open {} {name} {}", identity.user, identity.method));
@@ -185,7 +190,10 @@ impl ToHost for LocalInput {
                 self.log.lock().expect("lock").push(format!("resize {}x{}", size.columns, size.rows));
             }
             Input::Signal(name) => {
-                let killed = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
+                let killed = std::process::Command::new("kill")
+                    .arg(format!("-{name}"))
+                    .arg(self.pid.to_string())
+                    .status();
                 assert!(killed.expect("kill runs").success());
             }
             Input::Hangup => self.log.lock().expect("lock").push("hangup".to_owned()),

@@ -19,19 +19,21 @@ async fn is_cut(mut stream: TcpStream, within: Duration) -> bool {
 async fn garbage_is_cut_off_and_others_live() {
     let rig = Rig::with("login_timeout = \"3s\"\n").await;
     let key = rig.bound_key().await;
-    let client = rig.command(Some(&key)).args(["web-1@127.0.0.1", "sleep 4; echo lives"]).spawn().expect("starts");
+    let client =
+        rig.command(Some(&key)).args(["web-1@127.0.0.1", "sleep 4; echo lives"]).spawn().expect("starts");
     // An endless first line.
     let mut endless = connect(&rig).await;
-    let flood = tokio::spawn(async move {
-        while endless.write_all(&[b'x'; 4096]).await.is_ok() {}
-    });
+    let flood = tokio::spawn(async move { while endless.write_all(&[b'x'; 4096]).await.is_ok() {} });
     // A huge packet.
     let mut huge = connect(&rig).await;
     huge.write_all(b"SSH-2.0-x\r\n\xff\xff\xff\xff").await.expect("writes");
     // Random bytes for a key exchange.
     let mut random = connect(&rig).await;
     random.write_all(b"SSH-2.0-x\r\n").await.expect("writes");
-    random.write_all(&[0, 0, 0, 20, 4, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]).await.expect("writes");
+    random
+        .write_all(&[0, 0, 0, 20, 4, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18])
+        .await
+        .expect("writes");
     // Another protocol.
     let mut web = connect(&rig).await;
     web.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");

@@ -80,7 +80,8 @@ impl Provider {
 
     fn token_signed_by(&self, key: &SigningKey, client: &str, more: &Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("clock").as_secs();
-        let mut claims = json!({"iss": self.issuer, "sub": "u1", "aud": client, "iat": now, "exp": now + 300});
+        let mut claims =
+            json!({"iss": self.issuer, "sub": "u1", "aud": client, "iat": now, "exp": now + 300});
         let own = self.state.lock().expect("lock").claims.clone();
         for source in [&own, more] {
             for (name, value) in source.as_object().expect("object") {
@@ -169,7 +170,9 @@ impl Provider {
                     state.person
                 };
                 match person {
-                    Person::Waits | Person::Forgets => ("400 Bad Request", json!({"error": "authorization_pending"})),
+                    Person::Waits | Person::Forgets => {
+                        ("400 Bad Request", json!({"error": "authorization_pending"}))
+                    }
                     Person::Refuses => ("400 Bad Request", json!({"error": "access_denied"})),
                     Person::SignsIn => (
                         "200 OK",

@@ -14,7 +14,10 @@ async fn every_form_of_address_reaches_the_same() {
         let out = rig.ssh(&key, &["-l", user, "127.0.0.1", "echo in"]).await;
         assert_eq!(text(&out.stdout), "in\n", "{user}: {}", text(&out.stderr));
     }
-    assert_eq!(rig.log().iter().filter(|line| line.starts_with("open alice@example.org root@web-1")).count(), 5);
+    assert_eq!(
+        rig.log().iter().filter(|line| line.starts_with("open alice@example.org root@web-1")).count(),
+        5
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +49,10 @@ async fn streams_codes_and_signals_are_exact() {
     let rig = Rig::start().await;
     let key = rig.bound_key().await;
     let out = rig.ssh(&key, &["web-1@127.0.0.1", "echo out; echo err >&2; exit 7"]).await;
-    assert_eq!((out.status.code(), text(&out.stdout).as_str(), text(&out.stderr).as_str()), (Some(7), "out\n", "err\n"));
+    assert_eq!(
+        (out.status.code(), text(&out.stdout).as_str(), text(&out.stderr).as_str()),
+        (Some(7), "out\n", "err\n")
+    );
     for code in [0, 1, 126, 127, 254, 255] {
         let out = rig.ssh(&key, &["web-1@127.0.0.1", &format!("exit {code}")]).await;
         assert_eq!(out.status.code(), Some(code));
@@ -56,7 +62,19 @@ async fn streams_codes_and_signals_are_exact() {
     let out = rig.ssh(&key, &["-v", "web-1@127.0.0.1", "kill -KILL $$"]).await;
     assert_eq!(out.status.code(), Some(255));
     assert!(text(&out.stderr).contains("exit-signal"), "{}", text(&out.stderr));
-    let out = rig.ssh(&key, &["-o", "SendEnv=LC_TEST LD_PRELOAD", "-o", "SetEnv=LC_X=1 LD_X=2", "web-1@127.0.0.1", "echo $LC_X-$LD_X"]).await;
+    let out = rig
+        .ssh(
+            &key,
+            &[
+                "-o",
+                "SendEnv=LC_TEST LD_PRELOAD",
+                "-o",
+                "SetEnv=LC_X=1 LD_X=2",
+                "web-1@127.0.0.1",
+                "echo $LC_X-$LD_X",
+            ],
+        )
+        .await;
     assert_eq!(text(&out.stdout), "1-\n");
 }
 
@@ -65,7 +83,12 @@ async fn bytes_and_half_close_survive_both_ways() {
     let rig = Rig::start().await;
     let key = rig.bound_key().await;
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let mut child = rig.command(Some(&key)).args(["web-1@127.0.0.1", "cat; echo after the end"]).stdin(Stdio::piped()).spawn().expect("starts");
+    let mut child = rig
+        .command(Some(&key))
+        .args(["web-1@127.0.0.1", "cat; echo after the end"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let (mut stdin, mut stdout) = (child.stdin.take().expect("pipe"), child.stdout.take().expect("pipe"));
     let sent = bytes.clone();
     let writer = tokio::spawn(async move {
@@ -73,7 +96,10 @@ async fn bytes_and_half_close_survive_both_ways() {
         drop(stdin);
     });
     let mut got = Vec::new();
-    tokio::time::timeout(Duration::from_secs(30), stdout.read_to_end(&mut got)).await.expect("ends").expect("reads");
+    tokio::time::timeout(Duration::from_secs(30), stdout.read_to_end(&mut got))
+        .await
+        .expect("ends")
+        .expect("reads");
     writer.await.expect("writes");
     assert_eq!(got.len(), bytes.len() + "after the end\n".len());
     assert!(got.starts_with(&bytes) && got.ends_with(b"after the end\n"));
@@ -87,7 +113,9 @@ async fn a_program_that_prints_before_it_reads_does_not_deadlock() {
     let input = rig.path("input");
     std::fs::write(&input, vec![7; 40_000_000]).expect("writes");
     let mut command = rig.command(Some(&key));
-    command.args(["web-1@127.0.0.1", "sleep 1; head -c 30000000 /dev/zero; wc -c"]).stdin(std::fs::File::open(&input).expect("opens"));
+    command
+        .args(["web-1@127.0.0.1", "sleep 1; head -c 30000000 /dev/zero; wc -c"])
+        .stdin(std::fs::File::open(&input).expect("opens"));
     let out = finish(&mut command).await;
     assert_eq!(out.stdout.len(), 30_000_000 + "40000000\n".len(), "{}", text(&out.stderr));
     assert!(out.stdout.ends_with(b"40000000\n"));
@@ -109,7 +137,11 @@ async fn one_connection_carries_many_channels_and_one_session() {
     let key = rig.bound_key().await;
     let socket = rig.path("mux");
     let control = format!("ControlPath={}", socket.display());
-    let mut master = rig.command(Some(&key)).args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"]).spawn().expect("starts");
+    let mut master = rig
+        .command(Some(&key))
+        .args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"])
+        .spawn()
+        .expect("starts");
     for _ in 0..100 {
         if socket.exists() {
             break;
@@ -171,7 +203,17 @@ async fn files_travel_by_scp_and_sftp() {
     // Many requests under way: more than a window of them.
     let _ = std::fs::remove_file(&target);
     let mut sftp = Command::new("sftp");
-    sftp.args(rig.options(Some(&key))).args(["-q", "-P", &rig.port.to_string(), "-R", "256", "-B", "262144", "-o", "User=web-1+root"]);
+    sftp.args(rig.options(Some(&key))).args([
+        "-q",
+        "-P",
+        &rig.port.to_string(),
+        "-R",
+        "256",
+        "-B",
+        "262144",
+        "-o",
+        "User=web-1+root",
+    ]);
     sftp.arg(format!("127.0.0.1:{}", source.display())).arg(&target);
     let out = finish(&mut sftp).await;
     assert!(out.status.success(), "{}", text(&out.stderr));
@@ -185,7 +227,9 @@ async fn a_jump_ends_at_the_gateway_under_a_certificate_for_the_host() {
     let outer = format!("ssh {} -p {} -W %h:%p any@127.0.0.1", rig.options(Some(&key)).join(" "), rig.port);
     let inner = |target: &'static str, line: &'static str| {
         let mut command = Command::new("ssh");
-        let options = rig.options(None).into_iter().map(|option| option.replace("HostKeyAlias=gw.test", "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com"));
+        let options = rig.options(None).into_iter().map(|option| {
+            option.replace("HostKeyAlias=gw.test", "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com")
+        });
         command.args(options).args(["-o", &format!("ProxyCommand={outer}"), target, line]);
         command
     };
@@ -195,7 +239,11 @@ async fn a_jump_ends_at_the_gateway_under_a_certificate_for_the_host() {
     let out = finish(&mut inner("mallory@web-1", "echo no")).await;
     assert_eq!((text(&out.stdout).as_str(), out.status.code()), ("", Some(126)), "{}", text(&out.stderr));
     let out = finish(&mut inner("root@web-9", "echo no")).await;
-    assert!(text(&out.stderr).contains("there is no host web-9 that you may reach; there are: web-1, web-2"), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stderr).contains("there is no host web-9 that you may reach; there are: web-1, web-2"),
+        "{}",
+        text(&out.stderr)
+    );
     // Bulk through both connections.
     let mut command = inner("root@web-1", "cat");
     let input = rig.path("input");
@@ -220,12 +268,20 @@ async fn forwarding_is_refused_and_harms_nothing() {
 async fn a_session_that_must_end_says_why() {
     let rig = Rig::start().await;
     let key = rig.bound_key().await;
-    let child = rig.command(Some(&key)).args(["web-1@127.0.0.1", "echo in; sleep 30"]).spawn().expect("starts");
+    let child =
+        rig.command(Some(&key)).args(["web-1@127.0.0.1", "echo in; sleep 30"]).spawn().expect("starts");
     tokio::time::sleep(Duration::from_secs(1)).await;
     rig.over.cancel();
-    let out = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await.expect("ends").expect("runs");
+    let out = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output())
+        .await
+        .expect("ends")
+        .expect("runs");
     assert_eq!((text(&out.stdout).as_str(), out.status.code()), ("in\n", Some(255)));
-    assert!(text(&out.stderr).contains("sallyport: policy 1a2b3c no longer permits this session"), "{}", text(&out.stderr));
+    assert!(
+        text(&out.stderr).contains("sallyport: policy 1a2b3c no longer permits this session"),
+        "{}",
+        text(&out.stderr)
+    );
     assert!(rig.log().contains(&"hangup".to_owned()));
 }
 
@@ -233,10 +289,14 @@ async fn a_session_that_must_end_says_why() {
 async fn a_shutdown_is_announced() {
     let rig = Rig::start().await;
     let key = rig.bound_key().await;
-    let child = rig.command(Some(&key)).args(["web-1@127.0.0.1", "echo in; sleep 30"]).spawn().expect("starts");
+    let child =
+        rig.command(Some(&key)).args(["web-1@127.0.0.1", "echo in; sleep 30"]).spawn().expect("starts");
     tokio::time::sleep(Duration::from_secs(1)).await;
     rig.door.shutdown.cancel();
-    let out = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output()).await.expect("ends").expect("runs");
+    let out = tokio::time::timeout(Duration::from_secs(10), child.wait_with_output())
+        .await
+        .expect("ends")
+        .expect("runs");
     assert_eq!((text(&out.stdout).as_str(), out.status.code()), ("in\n", Some(255)));
     assert!(text(&out.stderr).contains("the gateway is shutting down"), "{}", text(&out.stderr));
 }
@@ -247,8 +307,11 @@ async fn channels_that_ended_make_room_for_others() {
     let key = rig.bound_key().await;
     let socket = rig.path("mux");
     let control = format!("ControlPath={}", socket.display());
-    let mut master =
-        rig.command(Some(&key)).args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"]).spawn().expect("starts");
+    let mut master = rig
+        .command(Some(&key))
+        .args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"])
+        .spawn()
+        .expect("starts");
     while !socket.exists() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -260,6 +323,7 @@ async fn channels_that_ended_make_room_for_others() {
     assert_eq!(rig.log().iter().filter(|line| line.starts_with("open")).count(), 1);
     // A session that ends takes an idle connection with it.
     rig.over.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(10), master.wait()).await.expect("ends").expect("runs");
+    let ended =
+        tokio::time::timeout(Duration::from_secs(10), master.wait()).await.expect("ends").expect("runs");
     assert_eq!(ended.code(), Some(255));
 }

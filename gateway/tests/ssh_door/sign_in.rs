@@ -15,8 +15,14 @@ async fn a_sign_in_binds_the_key_and_the_next_log_in_is_silent() {
     let out = rig.ssh(&key, &["web-1+root@127.0.0.1", "echo in"]).await;
     assert_eq!(text(&out.stdout), "in\n", "{}", text(&out.stderr));
     let shown = text(&out.stderr);
-    assert!(shown.contains("/activate?user_code=ABCD-EFGH") && shown.contains("Sign in to gw.test"), "{shown}");
-    assert_eq!(rig.log()[..2], ["sign-in alice@example.org device good", "open alice@example.org root@web-1 device"]);
+    assert!(
+        shown.contains("/activate?user_code=ABCD-EFGH") && shown.contains("Sign in to gw.test"),
+        "{shown}"
+    );
+    assert_eq!(
+        rig.log()[..2],
+        ["sign-in alice@example.org device good", "open alice@example.org root@web-1 device"]
+    );
     // A second log-in asks the provider nothing, even in batch mode.
     rig.provider.person(Person::Refuses);
     let out = rig.ssh(&key, &["-o", "BatchMode=yes", "web-1@127.0.0.1", "echo again"]).await;
@@ -37,7 +43,12 @@ async fn the_bound_key_is_found_among_several() {
     let rig = Rig::start().await;
     let bound = rig.bound_key().await;
     let mut command = rig.command(Some(&rig.key("first")));
-    command.arg("-i").arg(rig.key("second")).arg("-i").arg(&bound).args(["-o", "BatchMode=yes", "web-1@127.0.0.1", "echo in"]);
+    command.arg("-i").arg(rig.key("second")).arg("-i").arg(&bound).args([
+        "-o",
+        "BatchMode=yes",
+        "web-1@127.0.0.1",
+        "echo in",
+    ]);
     let out = finish(&mut command).await;
     assert_eq!(text(&out.stdout), "in\n", "{}", text(&out.stderr));
 }
@@ -59,7 +70,10 @@ async fn batch_mode_with_an_unknown_key_is_refused_and_recorded() {
     assert!(text(&out.stderr).contains("Permission denied"), "{}", text(&out.stderr));
     assert_eq!(rig.provider.state.lock().expect("lock").n_links, 0);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(rig.log(), ["sign-in nobody key no key that was offered is bound or certified here, and nobody signed in"]);
+    assert_eq!(
+        rig.log(),
+        ["sign-in nobody key no key that was offered is bound or certified here, and nobody signed in"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,11 +82,22 @@ async fn a_slow_person_is_held_and_a_quiet_client_shows_the_link() {
         let rig = Rig::start().await;
         rig.provider.person(Person::Waits);
         let key = rig.key("a");
-        let mut child = rig.command(Some(&key)).args([quiet, "web-1@127.0.0.1", "cat; echo in"]).stdin(Stdio::piped()).spawn().expect("starts");
+        let mut child = rig
+            .command(Some(&key))
+            .args([quiet, "web-1@127.0.0.1", "cat; echo in"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("pipe"));
         let mut line = String::new();
-        tokio::time::timeout(Duration::from_secs(20), stderr.read_line(&mut line)).await.expect("shown").expect("reads");
-        assert!(line.starts_with("sallyport: sign in at http") && line.contains("user_code=ABCD-EFGH"), "{line}");
+        tokio::time::timeout(Duration::from_secs(20), stderr.read_line(&mut line))
+            .await
+            .expect("shown")
+            .expect("reads");
+        assert!(
+            line.starts_with("sallyport: sign in at http") && line.contains("user_code=ABCD-EFGH"),
+            "{line}"
+        );
         // Held: bytes wait, nothing is opened, nothing runs.
         let mut stdin = child.stdin.take().expect("pipe");
         stdin.write_all(b"typed early\n").await.expect("writes");
@@ -80,7 +105,10 @@ async fn a_slow_person_is_held_and_a_quiet_client_shows_the_link() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(rig.log().is_empty(), "{:?}", rig.log());
         rig.provider.person(Person::SignsIn);
-        let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("ends").expect("runs");
+        let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output())
+            .await
+            .expect("ends")
+            .expect("runs");
         assert_eq!(text(&out.stdout), "typed early\nin\n");
         assert_eq!(rig.log()[0], "sign-in alice@example.org device good");
         let out = rig.ssh(&key, &["-o", "BatchMode=yes", "web-1@127.0.0.1", "echo bound"]).await;
@@ -102,10 +130,14 @@ async fn a_refused_and_a_forgotten_sign_in_get_nowhere() {
     // The same while held in the session.
     let rig = Rig::start().await;
     rig.provider.person(Person::Waits);
-    let child = rig.command(Some(&rig.key("a"))).args(["-q", "web-1@127.0.0.1", "echo no"]).spawn().expect("starts");
+    let child =
+        rig.command(Some(&rig.key("a"))).args(["-q", "web-1@127.0.0.1", "echo no"]).spawn().expect("starts");
     tokio::time::sleep(Duration::from_secs(3)).await;
     rig.provider.person(Person::Refuses);
-    let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("ends").expect("runs");
+    let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output())
+        .await
+        .expect("ends")
+        .expect("runs");
     assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(255), ""));
     assert!(text(&out.stderr).contains("sallyport: the sign-in was refused"), "{}", text(&out.stderr));
 }
@@ -114,13 +146,19 @@ async fn a_refused_and_a_forgotten_sign_in_get_nowhere() {
 async fn ctrl_c_and_hanging_up_give_a_sign_in_up() {
     let rig = Rig::start().await;
     rig.provider.person(Person::Waits);
-    let mut child = rig.command(Some(&rig.key("a"))).args(["-q", "-tt", "web-1@127.0.0.1"]).stdin(Stdio::piped()).spawn().expect("starts");
+    let mut child = rig
+        .command(Some(&rig.key("a")))
+        .args(["-q", "-tt", "web-1@127.0.0.1"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("pipe"));
     let mut line = String::new();
     stderr.read_line(&mut line).await.expect("reads");
     assert!(line.ends_with("\r\n"), "{line:?}");
     child.stdin.as_mut().expect("pipe").write_all(b"\x03").await.expect("writes");
-    let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("ends").expect("runs");
+    let status =
+        tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("ends").expect("runs");
     assert_eq!(status.code(), Some(130));
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).await.expect("reads");
@@ -151,11 +189,17 @@ async fn certificates_let_in_until_revoked_and_others_do_not() {
     let key = rig.key("a");
     let public = std::fs::read_to_string(key.with_extension("pub")).expect("reads");
     let public = russh::keys::PublicKey::from_openssh(&public).expect("key");
-    let alice = Identity { user: "alice@example.org".into(), kind: "human".into(), groups: vec!["ops".into()], ..Identity::default() };
+    let alice = Identity {
+        user: "alice@example.org".into(),
+        kind: "human".into(),
+        groups: vec!["ops".into()],
+        ..Identity::default()
+    };
     let issue = |lifetime| {
         let (door, alice, public) = (rig.door.clone(), alice.clone(), public.clone());
         async move {
-            let made = door.authority.issue_user_certificate(&door.credentials, &alice, &public, lifetime).await;
+            let made =
+                door.authority.issue_user_certificate(&door.credentials, &alice, &public, lifetime).await;
             made.expect("issues")
         }
     };
@@ -168,7 +212,10 @@ async fn certificates_let_in_until_revoked_and_others_do_not() {
     write(&good);
     let out = rig.ssh(&key, &args).await;
     assert_eq!(text(&out.stdout), "in\n", "{}", text(&out.stderr));
-    assert_eq!(rig.log()[..2], ["sign-in alice@example.org certificate good", "open alice@example.org root@web-1 certificate"]);
+    assert_eq!(
+        rig.log()[..2],
+        ["sign-in alice@example.org certificate good", "open alice@example.org root@web-1 certificate"]
+    );
     // Expired.
     write(&issue(Duration::ZERO).await);
     tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -176,10 +223,17 @@ async fn certificates_let_in_until_revoked_and_others_do_not() {
     // Another authority's, for the same key and a live serial.
     let elsewhere = tempfile::tempdir().expect("dir");
     let other = sallyport_gateway::authority::ssh::SshAuthority::open(elsewhere.path()).expect("keys");
-    let foreign = other.issue_user_certificate(&rig.door.credentials, &alice, &public, Duration::from_secs(600)).await;
+    let foreign =
+        other.issue_user_certificate(&rig.door.credentials, &alice, &public, Duration::from_secs(600)).await;
     write(&foreign.expect("issues"));
     assert_eq!(rig.ssh(&key, &args).await.status.code(), Some(255));
-    assert!(rig.log().iter().any(|line| line.contains("nobody certificate the certificate is of another authority")), "{:?}", rig.log());
+    assert!(
+        rig.log()
+            .iter()
+            .any(|line| line.contains("nobody certificate the certificate is of another authority")),
+        "{:?}",
+        rig.log()
+    );
     // Revoked.
     rig.door.credentials.revoke_all_of("alice@example.org").await.expect("revokes");
     write(&good);
@@ -200,8 +254,16 @@ async fn tokens_that_prove_nothing_are_refused() {
         ("no nonce", provider.token("sallyport-cli", &json!({})), "n1"),
         ("empty nonce", token.clone(), ""),
         ("another client", provider.token("other", &good), "n1"),
-        ("more audiences", provider.token("x", &json!({"nonce": "n1", "aud": ["sallyport-cli", "other"]})), "n1"),
-        ("another issuer", provider.token("sallyport-cli", &json!({"nonce": "n1", "iss": "https://other"})), "n1"),
+        (
+            "more audiences",
+            provider.token("x", &json!({"nonce": "n1", "aud": ["sallyport-cli", "other"]})),
+            "n1",
+        ),
+        (
+            "another issuer",
+            provider.token("sallyport-cli", &json!({"nonce": "n1", "iss": "https://other"})),
+            "n1",
+        ),
         ("expired", provider.token("sallyport-cli", &json!({"nonce": "n1", "exp": 1000})), "n1"),
         ("old", provider.token("sallyport-cli", &json!({"nonce": "n1", "iat": 1000})), "n1"),
         ("forged", provider.forged_token("sallyport-cli", &good), "n1"),
@@ -223,21 +285,40 @@ async fn a_jump_is_held_inside_and_an_idle_connection_does_not_outlive_its_link(
     let rig = Rig::start().await;
     rig.provider.person(Person::Waits);
     let key = rig.key("a");
-    let outer = format!("ssh -q {} -p {} -W %h:%p any@127.0.0.1", rig.options(Some(&key)).join(" "), rig.port);
+    let outer =
+        format!("ssh -q {} -p {} -W %h:%p any@127.0.0.1", rig.options(Some(&key)).join(" "), rig.port);
     let mut inner = tokio::process::Command::new("ssh");
     let options = rig.options(None).into_iter().filter(|option| !option.starts_with("HostKeyAlias"));
     let options: Vec<_> = options.collect();
     // `-o HostKeyAlias=…` lost its value: pair up again.
     let options = options.join(" ").replace("-o -o", "-o");
-    inner.args(options.split(' ')).args(["-q", "-o", &format!("ProxyCommand={outer}"), "root@web-1", "echo in"]);
-    let mut child = inner.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    inner.args(options.split(' ')).args([
+        "-q",
+        "-o",
+        &format!("ProxyCommand={outer}"),
+        "root@web-1",
+        "echo in",
+    ]);
+    let mut child = inner
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("pipe"));
     let mut line = String::new();
-    tokio::time::timeout(Duration::from_secs(20), stderr.read_line(&mut line)).await.expect("shown").expect("reads");
+    tokio::time::timeout(Duration::from_secs(20), stderr.read_line(&mut line))
+        .await
+        .expect("shown")
+        .expect("reads");
     assert!(line.starts_with("sallyport: sign in at http"), "{line}");
     assert!(rig.log().is_empty(), "{:?}", rig.log());
     rig.provider.person(Person::SignsIn);
-    let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("ends").expect("runs");
+    let out = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output())
+        .await
+        .expect("ends")
+        .expect("runs");
     assert_eq!(text(&out.stdout), "in\n");
     // `ssh -N` has no channel to be told in.
     let rig = Rig::start().await;
@@ -245,7 +326,10 @@ async fn a_jump_is_held_inside_and_an_idle_connection_does_not_outlive_its_link(
     let idle = rig.command(None).args(["-N", "web-1@127.0.0.1"]).spawn().expect("starts");
     tokio::time::sleep(Duration::from_secs(3)).await;
     rig.provider.person(Person::Refuses);
-    let out = tokio::time::timeout(Duration::from_secs(10), idle.wait_with_output()).await.expect("ends").expect("runs");
+    let out = tokio::time::timeout(Duration::from_secs(10), idle.wait_with_output())
+        .await
+        .expect("ends")
+        .expect("runs");
     assert_eq!(out.status.code(), Some(255));
     assert!(text(&out.stderr).contains("the sign-in was refused"), "{}", text(&out.stderr));
 }

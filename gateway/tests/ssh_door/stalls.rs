@@ -23,7 +23,12 @@ async fn an_upload_that_nobody_takes_is_bounded_and_stops_nothing_else() {
     // 2 GiB towards a program that reads nothing for a while, and answers all the same.
     let go = rig.path("go");
     let line = format!("while ! test -e {}; do echo tick; sleep 0.1; done; wc -c", go.display());
-    let mut child = rig.command(Some(&key)).args(["web-1@127.0.0.1", &line]).stdin(Stdio::piped()).spawn().expect("starts");
+    let mut child = rig
+        .command(Some(&key))
+        .args(["web-1@127.0.0.1", &line])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let (mut stdin, mut stdout) = (child.stdin.take().expect("pipe"), child.stdout.take().expect("pipe"));
     let writer = tokio::spawn(async move {
         let chunk = vec![1; 1 << 20];
@@ -34,7 +39,10 @@ async fn an_upload_that_nobody_takes_is_bounded_and_stops_nothing_else() {
     let mut ticks = vec![0; 64 * 1024];
     let (stalled, mut most, mut last) = (Instant::now(), 0, Instant::now());
     while stalled.elapsed() < Duration::from_secs(6) {
-        let n = tokio::time::timeout(Duration::from_secs(2), stdout.read(&mut ticks)).await.expect("output goes on").expect("reads");
+        let n = tokio::time::timeout(Duration::from_secs(2), stdout.read(&mut ticks))
+            .await
+            .expect("output goes on")
+            .expect("reads");
         assert!(n > 0);
         assert!(last.elapsed() < Duration::from_secs(2));
         last = Instant::now();
@@ -45,7 +53,10 @@ async fn an_upload_that_nobody_takes_is_bounded_and_stops_nothing_else() {
     // It goes on where it was, and nothing is missing.
     std::fs::write(&go, "").expect("writes");
     let mut rest = String::new();
-    tokio::time::timeout(Duration::from_secs(120), stdout.read_to_string(&mut rest)).await.expect("ends").expect("reads");
+    tokio::time::timeout(Duration::from_secs(120), stdout.read_to_string(&mut rest))
+        .await
+        .expect("ends")
+        .expect("reads");
     assert!(rest.ends_with(&format!("{}\n", 2048_u64 << 20)), "{rest}");
     writer.await.expect("writes");
     let after = rss_mib();
@@ -58,7 +69,11 @@ async fn a_download_that_nobody_takes_is_bounded_and_stops_no_other_channel() {
     let key = rig.bound_key().await;
     let socket = rig.path("mux");
     let control = format!("ControlPath={}", socket.display());
-    let mut master = rig.command(Some(&key)).args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"]).spawn().expect("starts");
+    let mut master = rig
+        .command(Some(&key))
+        .args(["-M", "-N", "-o", &control, "web-1@127.0.0.1"])
+        .spawn()
+        .expect("starts");
     while !socket.exists() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -70,7 +85,9 @@ async fn a_download_that_nobody_takes_is_bounded_and_stops_no_other_channel() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..5 {
         let mut other = rig.command(Some(&key));
-        let out = finish(other.args(["-o", &control, "web-1@127.0.0.1", "head -c 3000000 /dev/zero | wc -c"])).await;
+        let out =
+            finish(other.args(["-o", &control, "web-1@127.0.0.1", "head -c 3000000 /dev/zero | wc -c"]))
+                .await;
         assert_eq!(text(&out.stdout), "3000000\n", "{}", text(&out.stderr));
         assert!(rss_mib() < before + BOUND_MIB);
     }
