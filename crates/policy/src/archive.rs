@@ -66,10 +66,7 @@ pub(crate) fn check(files: &BTreeMap<String, Vec<u8>>) -> Result<(), BundleError
         check_path(path)?;
         total = total.saturating_add(content.len());
         if total > MAX_BYTES {
-            return Err(BundleError::TooLarge {
-                what: "the total size in bytes",
-                limit: MAX_BYTES,
-            });
+            return Err(BundleError::TooLarge { what: "the total size in bytes", limit: MAX_BYTES });
         }
     }
     if !files.contains_key(MANIFEST) {
@@ -124,10 +121,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, BundleEr
         let length = number(&mut rest)?;
         total = total.saturating_add(length);
         if total > MAX_BYTES {
-            return Err(BundleError::TooLarge {
-                what: "the total size in bytes",
-                limit: MAX_BYTES,
-            });
+            return Err(BundleError::TooLarge { what: "the total size in bytes", limit: MAX_BYTES });
         }
         files.insert(path.to_owned(), take(&mut rest, length)?.to_vec());
     }
@@ -193,8 +187,7 @@ mod tests {
 
     #[test]
     fn hostile_paths_and_sizes_are_refused() {
-        for path in
-            ["../x.cedar", "/x.cedar", "a//x.cedar", ".git/x.cedar", "x.sh", "a\0.cedar", "include/x"]
+        for path in ["../x.cedar", "/x.cedar", "a//x.cedar", ".git/x.cedar", "x.sh", "a\0.cedar", "include/x"]
         {
             assert!(check_path(path).is_err(), "{path}");
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::formula::{Atom, Pattern, Piece, Text};
+use crate::formula::{ArgTest, Atom, Pattern, Piece, Text};
 
 /// What lies between two arguments.
 const SEPARATOR: u8 = 0;
@@ -87,55 +87,65 @@ impl Default for Nfa {
 impl Nfa {
     fn add(&mut self, id: u32, atom: &Atom) {
         match atom {
-            Atom::Text(text, patterns) => {
-                for pattern in patterns {
-                    self.add_text(id, *text, pattern);
+            Atom::File(tests) => {
+                for (text, pattern) in tests {
+                    self.add_text(id, Some(*text), pattern);
                 }
             }
-            Atom::SomeArg(args) => {
-                // All arguments of all atoms share one trie, entered where an argument begins.
-                let begin = self.argument_begins();
-                let sink = self.sink(id);
-                for arg in args {
-                    let end = self.path(begin, arg.iter().map(|byte| Step::Byte(*byte)));
-                    self.holds(end, id);
-                    self.edge(end, Step::Byte(SEPARATOR), sink);
-                }
-            }
-            Atom::EveryArg(args) => {
-                // A trie of its own, since its ends lead back to its root.
-                let root = self.node();
-                self.nodes[0].free.push(root);
-                for arg in args {
-                    let end = self.path(root, arg.iter().map(|byte| Step::Byte(*byte)));
-                    self.holds(end, id);
-                    self.edge(end, Step::Byte(SEPARATOR), root);
+            Atom::Args(tests) => {
+                for test in tests {
+                    match test {
+                        ArgTest::Some(arg) => self.add_some(id, arg),
+                        ArgTest::Every(args) => self.add_every(id, args),
+                        ArgTest::Line(pattern) => self.add_text(id, None, pattern),
+                    }
                 }
             }
             Atom::Fileless | Atom::Address(_) | Atom::Port(_) | Atom::Protocol(_) => {}
         }
     }
 
-    fn add_text(&mut self, id: u32, text: Text, pattern: &Pattern) {
+    fn add_some(&mut self, id: u32, arg: &[u8]) {
+        // All arguments of all atoms share one trie, entered where an argument begins.
+        let begin = self.argument_begins();
+        let sink = self.sink(id);
+        let end = self.path(begin, arg.iter().map(|byte| Step::Byte(*byte)));
+        self.holds(end, id);
+        self.edge(end, Step::Byte(SEPARATOR), sink);
+    }
+
+    fn add_every(&mut self, id: u32, args: &BTreeSet<Vec<u8>>) {
+        // A trie of its own, since its ends lead back to its root.
+        let root = self.node();
+        self.nodes[0].free.push(root);
+        for arg in args {
+            let end = self.path(root, arg.iter().map(|byte| Step::Byte(*byte)));
+            self.holds(end, id);
+            self.edge(end, Step::Byte(SEPARATOR), root);
+        }
+    }
+
+    /// A pattern over path or name; over the command line if `text` is none.
+    fn add_text(&mut self, id: u32, text: Option<Text>, pattern: &Pattern) {
         let literal = |byte: u8| pattern.iter().any(|p| matches!(p, Piece::Bytes(b) if b.contains(&byte)));
         // Neither can be part of what the kernel sees, so such a pattern never matches.
-        if literal(0) || (text == Text::Name && literal(b'/')) {
+        if literal(0) || (text == Some(Text::Name) && literal(b'/')) {
             return;
         }
         let mut steps = Vec::new();
         for piece in pattern {
             match piece {
-                Piece::Any if text == Text::Name => steps.push(Step::Loop(Loop::ButSlash)),
+                Piece::Any if text == Some(Text::Name) => steps.push(Step::Loop(Loop::ButSlash)),
                 Piece::Any => steps.push(Step::Loop(Loop::Anything)),
                 Piece::Bytes(bytes) => steps.extend(bytes.iter().map(|byte| match byte {
-                    b' ' if text == Text::CommandLine => Step::Gap,
+                    b' ' if text.is_none() => Step::Gap,
                     byte => Step::Byte(*byte),
                 })),
             }
         }
         let end = self.path(0, steps.iter().copied());
         self.holds(end, id);
-        if text == Text::Name {
+        if text == Some(Text::Name) {
             let before = [Step::Loop(Loop::Anything), Step::Byte(b'/')];
             let end = self.path(0, before.into_iter().chain(steps));
             self.holds(end, id);
@@ -220,8 +230,7 @@ impl Nfa {
         let within = |all: &Vec<u32>| {
             all.len() <= settled.len() && all.iter().all(|atom| settled.binary_search(atom).is_ok())
         };
-        let mut left: Vec<u32> =
-            nodes.into_iter().filter(|node| !within(&reach[*node as usize])).collect();
+        let mut left: Vec<u32> = nodes.into_iter().filter(|node| !within(&reach[*node as usize])).collect();
         left.extend(settled.iter().map(|atom| self.sinks[atom]));
         left.sort_unstable();
         left.dedup();

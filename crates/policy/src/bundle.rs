@@ -39,7 +39,9 @@ pub enum BundleError {
         source: std::io::Error,
     },
     /// There is no manifest.
-    #[error("`{path}` is no policy bundle: it has no `bundle.toml`; create one with `name`, `schema = 1` and `contact`")]
+    #[error(
+        "`{path}` is no policy bundle: it has no `bundle.toml`; create one with `name`, `schema = 1` and `contact`"
+    )]
     NoManifest {
         /// The folder.
         path: PathBuf,
@@ -53,13 +55,17 @@ pub enum BundleError {
         message: String,
     },
     /// A symbolic link in the folder.
-    #[error("`{path}` is a symbolic link; a bundle must hold its files itself, so that its version covers their content")]
+    #[error(
+        "`{path}` is a symbolic link; a bundle must hold its files itself, so that its version covers their content"
+    )]
     Link {
         /// The link.
         path: PathBuf,
     },
     /// Two different included bundles have one name.
-    #[error("two included bundles are called `{name}`: `{first}` and `{second}`; give one another `name` in its bundle.toml")]
+    #[error(
+        "two included bundles are called `{name}`: `{first}` and `{second}`; give one another `name` in its bundle.toml"
+    )]
     SameName {
         /// The name.
         name: String,
@@ -252,10 +258,7 @@ impl Reader {
     /// Takes the files of a folder that belong into a bundle; others (a README, say) are left out.
     fn folder(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<(), BundleError> {
         if depth > archive::MAX_DEPTH {
-            return Err(BundleError::TooLarge {
-                what: "the depth of folders",
-                limit: archive::MAX_DEPTH,
-            });
+            return Err(BundleError::TooLarge { what: "the depth of folders", limit: archive::MAX_DEPTH });
         }
         let read = |source| BundleError::Read { path: folder.to_path_buf(), source };
         for entry in fs::read_dir(folder).map_err(read)? {
@@ -263,10 +266,7 @@ impl Reader {
             let path = entry.path();
             let name = entry.file_name();
             let Some(name) = name.to_str() else {
-                return Err(BundleError::Path {
-                    path: path.display().to_string(),
-                    why: "it is not UTF-8",
-                });
+                return Err(BundleError::Path { path: path.display().to_string(), why: "it is not UTF-8" });
             };
             if name.starts_with('.') {
                 continue;

@@ -136,7 +136,12 @@ enum Verdict {
 impl Policy {
     /// Runs the cases of the bundle that this policy was loaded from.
     pub fn run_tests(&self, bundle: &Bundle) -> TestReport {
-        let mut run = Run { policy: self, report: TestReport::default(), called: BTreeSet::new(), compiled: HashMap::new() };
+        let mut run = Run {
+            policy: self,
+            report: TestReport::default(),
+            called: BTreeSet::new(),
+            compiled: HashMap::new(),
+        };
         for (path, content) in &bundle.files {
             if path.starts_with("tests/") && path.ends_with(".toml") {
                 run.file(path, content);
@@ -217,7 +222,8 @@ impl<'a> Run<'a> {
         let same = (word.0 & DENY == 0) == answer.allowed
             && (word.0 & OBSERVED != 0) == answer.observed.is_some()
             && word.1 == expected;
-        (!same).then(|| format!("the compiled tables say rule `{}` ({:#x}), Cedar says {got}", word.1, word.0))
+        (!same)
+            .then(|| format!("the compiled tables say rule `{}` ({:#x}), Cedar says {got}", word.1, word.0))
     }
 
     /// The answer of the compiled tables; none for what the kernel does not judge.
@@ -254,10 +260,8 @@ impl<'a> Run<'a> {
 fn told(answer: &Answer) -> String {
     let verdict = if answer.allowed { "allow" } else { "deny" };
     let rule = answer.rule.as_ref().map_or(DEFAULT_RULE, |rule| &rule.id);
-    let noticed = answer
-        .observed
-        .as_ref()
-        .map_or(String::new(), |rule| format!(", noticed by `{}`", rule.id));
+    let noticed =
+        answer.observed.as_ref().map_or(String::new(), |rule| format!(", noticed by `{}`", rule.id));
     format!("{verdict} by rule `{rule}`{noticed}")
 }
 
@@ -275,8 +279,7 @@ fn question(case: &Case, people: &BTreeMap<String, Person>) -> Result<Question, 
     if case.exec.is_none() && (case.args.is_some() || case.fileless) {
         return Err("`args` and `fileless` belong to `exec`".into());
     }
-    if let (Some(action), None, None, None) = (case.gateway, &case.exec, &case.connect, case.open_session)
-    {
+    if let (Some(action), None, None, None) = (case.gateway, &case.exec, &case.connect, case.open_session) {
         if case.host.is_some() || case.local_user.is_some() {
             return Err("`where` and `as` do not belong to `gateway`".into());
         }
@@ -300,12 +303,11 @@ fn question(case: &Case, people: &BTreeMap<String, Person>) -> Result<Question, 
                 "tcp" => 6,
                 "udp" => 17,
                 "icmp" => 1,
-                number => number.parse().map_err(|_| {
-                    "`connect` is written like \"tcp 192.0.2.1:443\" or \"udp [2001:db8::1]:53\""
-                })?,
+                number => number.parse().map_err(
+                    |_| "`connect` is written like \"tcp 192.0.2.1:443\" or \"udp [2001:db8::1]:53\"",
+                )?,
             };
-            let to: SocketAddr =
-                to.parse().map_err(|_| format!("`{to}` is not an address with a port"))?;
+            let to: SocketAddr = to.parse().map_err(|_| format!("`{to}` is not an address with a port"))?;
             Ok(Question::Connect { principal, host, local_user, address: to.ip(), port: to.port(), protocol })
         }
         (None, None, Some(client_address), None) => {
@@ -325,7 +327,10 @@ fn title(who: &str, question: &Question) -> String {
         }
         Question::Connect { host, local_user, address, port, protocol, .. } => {
             let protocol = crate::decide::protocol_name(*protocol);
-            format!("{who} as {local_user} on {host} connects to {protocol} {}", SocketAddr::new(*address, *port))
+            format!(
+                "{who} as {local_user} on {host} connects to {protocol} {}",
+                SocketAddr::new(*address, *port)
+            )
         }
         Question::Gateway { action, .. } => format!("{who} asks for {}", action.name()),
     }

@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use cedar_policy::{Context, Entities, Request, RestrictedExpression, pst};
-use sallyport_sensor_abi::policy::{
-    Automaton as TableAutomaton, NEEDS_ARGS, PolicyHeader, Word,
-};
+use sallyport_sensor_abi::policy::{Automaton as TableAutomaton, NEEDS_ARGS, PolicyHeader, Word};
 
 use crate::automaton::{self, Automaton};
 use crate::entities::uid;
-use crate::formula::{Atom, Atoms, Formula, Text};
+use crate::formula::{Atom, Atoms, Formula};
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
 use crate::question::Principal;
@@ -105,8 +103,7 @@ impl Policy {
                 })
                 .collect();
             let entries = entries(&left, &numbers);
-            let rest =
-                left.iter().zip(0..).map(|((_, formula), at)| (at, formula.clone())).collect();
+            let rest = left.iter().zip(0..).map(|((_, formula), at)| (at, formula.clone())).collect();
             let tables = Tables { atoms: &atoms, entries: &entries, rest };
             let built = match action {
                 Action::Exec => tables.exec(&mut header, &mut arena),
@@ -145,23 +142,14 @@ impl Policy {
         local_user: &str,
         entities: &Entities,
     ) -> Result<Vec<(&Rule, Formula)>, CompileError> {
-        let names =
-            || CompileError::Names { person: principal.user.clone(), host: host.to_owned() };
+        let names = || CompileError::Names { person: principal.user.clone(), host: host.to_owned() };
         let person = uid("User", &principal.user);
         let place = uid("Host", host);
-        let known = [(
-            "local_user".to_owned(),
-            RestrictedExpression::new_string(local_user.to_owned()),
-        )];
+        let known = [("local_user".to_owned(), RestrictedExpression::new_string(local_user.to_owned()))];
         let context = Context::from_pairs(known).map_err(|_| names())?;
-        let request = Request::new(
-            person.clone(),
-            uid("Action", action.name()),
-            place.clone(),
-            context,
-            None,
-        )
-        .map_err(|_| names())?;
+        let request =
+            Request::new(person.clone(), uid("Action", action.name()), place.clone(), context, None)
+                .map_err(|_| names())?;
         let given = Given { request: &request, entities };
         let within = |thing: &cedar_policy::EntityUid, group: &pst::EntityUID| {
             let group = uid_of(group);
@@ -174,9 +162,7 @@ impl Policy {
                 pst::PrincipalConstraint::Eq(pst::EntityOrSlot::Entity(one)) => {
                     uid_of(one).as_ref() == Some(&person)
                 }
-                pst::PrincipalConstraint::In(pst::EntityOrSlot::Entity(group)) => {
-                    within(&person, group)
-                }
+                pst::PrincipalConstraint::In(pst::EntityOrSlot::Entity(group)) => within(&person, group),
                 pst::PrincipalConstraint::Is(kind) => kind.to_string() == "User",
                 pst::PrincipalConstraint::IsIn(kind, pst::EntityOrSlot::Entity(group)) => {
                     kind.to_string() == "User" && within(&person, group)
@@ -188,9 +174,7 @@ impl Policy {
                 pst::ResourceConstraint::Eq(pst::EntityOrSlot::Entity(one)) => {
                     uid_of(one).as_ref() == Some(&place)
                 }
-                pst::ResourceConstraint::In(pst::EntityOrSlot::Entity(group)) => {
-                    within(&place, group)
-                }
+                pst::ResourceConstraint::In(pst::EntityOrSlot::Entity(group)) => within(&place, group),
                 pst::ResourceConstraint::Is(kind) => kind.to_string() == "Host",
                 pst::ResourceConstraint::IsIn(kind, pst::EntityOrSlot::Entity(group)) => {
                     kind.to_string() == "Host" && within(&place, group)
@@ -200,13 +184,9 @@ impl Policy {
             if !principal_fits || !resource_fits {
                 continue;
             }
-            let formula = residual::condition(&rule.body, action, atoms, Some(&given)).map_err(
-                |fault| CompileError::Unplaceable {
-                    rule: rule.info.id.clone(),
-                    part: fault.part,
-                    why: fault.why,
-                },
-            )?;
+            let formula = residual::condition(&rule.body, action, atoms, Some(&given)).map_err(|fault| {
+                CompileError::Unplaceable { rule: rule.info.id.clone(), part: fault.part, why: fault.why }
+            })?;
             if !matches!(formula, Formula::False | Formula::Error) {
                 left.push((rule, formula));
             }
@@ -264,11 +244,11 @@ fn blamed(atoms: &Atoms, rules: &[(&Rule, Formula)], about: fn(&Atom) -> bool) -
 }
 
 fn about_path(atom: &Atom) -> bool {
-    matches!(atom, Atom::Text(Text::Path | Text::Name, _))
+    matches!(atom, Atom::File(_))
 }
 
 fn about_args(atom: &Atom) -> bool {
-    matches!(atom, Atom::Text(Text::CommandLine, _) | Atom::SomeArg(_) | Atom::EveryArg(_))
+    matches!(atom, Atom::Args(_))
 }
 
 fn about_connections(atom: &Atom) -> bool {
@@ -290,8 +270,7 @@ impl Tables<'_> {
             formula.atoms(&mut used);
         }
         let mut marks = vec![false; self.atoms.len()];
-        let list: Vec<u32> =
-            used.into_iter().filter(|atom| about(self.atoms.atom(*atom))).collect();
+        let list: Vec<u32> = used.into_iter().filter(|atom| about(self.atoms.atom(*atom))).collect();
         for atom in &list {
             marks[*atom as usize] = true;
         }
@@ -305,8 +284,12 @@ impl Tables<'_> {
     ) -> Result<(Vec<bool>, Automaton, Vec<Vec<u32>>), TooMuch> {
         let (marks, list) = self.layer(about);
         let atoms = list.iter().map(|id| (*id, &**self.atoms.atom(*id)));
-        let (automaton, classes) = automaton::build(atoms)
-            .map_err(|automaton::TooLarge| TooMuch { what: "entries of an automaton", limit: MAX_WORDS, advice, about })?;
+        let (automaton, classes) = automaton::build(atoms).map_err(|automaton::TooLarge| TooMuch {
+            what: "entries of an automaton",
+            limit: MAX_WORDS,
+            advice,
+            about,
+        })?;
         Ok((marks, automaton, classes))
     }
 
@@ -314,17 +297,11 @@ impl Tables<'_> {
         let (on_path, paths, path_classes) = self.automaton(about_path, FEWER_WILDCARDS)?;
         let (on_args, args, arg_classes) = self.automaton(about_args, FEWER_ARGS)?;
         let (on_file, file) = self.layer(|atom| *atom == Atom::Fileless);
-        let by_file = refine(
-            self.entries,
-            &self.rest,
-            &Layer { classes: &[vec![], file], about: &on_file },
-        );
+        let by_file = refine(self.entries, &self.rest, &Layer { classes: &[vec![], file], about: &on_file });
         // For each class of paths what is left with a file and without.
         let by_path: Vec<Vec<Rc<Rest>>> = by_file
             .iter()
-            .map(|rest| {
-                refine(self.entries, rest, &Layer { classes: &path_classes, about: &on_path })
-            })
+            .map(|rest| refine(self.entries, rest, &Layer { classes: &path_classes, about: &on_path }))
             .collect();
         let mut words: HashMap<Rc<Rest>, Word> = HashMap::new();
         let mut rows: Vec<Vec<Word>> = Vec::new();
@@ -351,13 +328,18 @@ impl Tables<'_> {
             };
             words.insert(Rc::clone(rest), word);
             if rows.len() > MAX_INDEX || rows.len() * arg_classes.len() > MAX_WORDS {
-                return Err(TooMuch { what: "rows of arguments", limit: MAX_INDEX, advice: FEWER_ARGS, about: about_args });
+                return Err(TooMuch {
+                    what: "rows of arguments",
+                    limit: MAX_INDEX,
+                    advice: FEWER_ARGS,
+                    about: about_args,
+                });
             }
         }
         let pairs = by_path[0].iter().zip(&by_path[1]).map(|(a, b)| (words[a], words[b]));
         let (merged_paths, first_paths) = merge(pairs);
-        let columns = (0..arg_classes.len())
-            .map(|class| rows.iter().map(|row| row[class]).collect::<Vec<Word>>());
+        let columns =
+            (0..arg_classes.len()).map(|class| rows.iter().map(|row| row[class]).collect::<Vec<Word>>());
         let (merged_args, first_args) = merge(columns);
         header.path = write_automaton(&paths.minimise(&merged_paths), first_paths.len(), arena)?;
         header.args = write_automaton(&args.minimise(&merged_args), first_args.len(), arena)?;
@@ -384,7 +366,12 @@ impl Tables<'_> {
     }
 
     fn connect(self, header: &mut PolicyHeader, arena: &mut Vec<u32>) -> Result<(), TooMuch> {
-        let too_large = || TooMuch { what: "entries of addresses and ports", limit: MAX_WORDS, advice: FEWER_RANGES, about: about_connections };
+        let too_large = || TooMuch {
+            what: "entries of addresses and ports",
+            limit: MAX_WORDS,
+            advice: FEWER_RANGES,
+            about: about_connections,
+        };
         let (on_protocol, protocols, protocol_classes) = self.protocols();
         let (on_port, ports, port_classes) = self.ports();
         let (on_address, list) = self.layer(|atom| matches!(atom, Atom::Address(_)));
@@ -399,17 +386,13 @@ impl Tables<'_> {
         let address6 = trie::addresses(&ranges, true, &mut classes).map_err(|_| too_large())?;
         let address_classes = classes.holding;
         // For each protocol and port what is left for addresses.
-        let by_protocol = refine(
-            self.entries,
-            &self.rest,
-            &Layer { classes: &protocol_classes, about: &on_protocol },
-        );
+        let by_protocol =
+            refine(self.entries, &self.rest, &Layer { classes: &protocol_classes, about: &on_protocol });
         let mut numbers: HashMap<Rc<Rest>, u32> = HashMap::new();
         let mut rows: Vec<Vec<Word>> = Vec::new();
         let mut grid: Vec<Vec<u32>> = Vec::new();
         for rest in &by_protocol {
-            let by_port =
-                refine(self.entries, rest, &Layer { classes: &port_classes, about: &on_port });
+            let by_port = refine(self.entries, rest, &Layer { classes: &port_classes, about: &on_port });
             let mut line = Vec::with_capacity(by_port.len());
             for rest in by_port {
                 let fresh = numbers.len() as u32;
@@ -424,10 +407,9 @@ impl Tables<'_> {
             }
             grid.push(line);
         }
-        let (merged_addresses, first_addresses) =
-            merge((0..address_classes.len()).map(|class| {
-                rows.iter().map(|row| row[class]).collect::<Vec<Word>>()
-            }));
+        let (merged_addresses, first_addresses) = merge(
+            (0..address_classes.len()).map(|class| rows.iter().map(|row| row[class]).collect::<Vec<Word>>()),
+        );
         // Rows that differ as conditions may be equal as decisions.
         let (merged_rows, _) = merge(rows.iter());
         for line in &mut grid {
@@ -436,9 +418,10 @@ impl Tables<'_> {
             }
         }
         let (merged_protocols, first_protocols) = merge(grid.iter());
-        let (merged_ports, first_ports) = merge((0..port_classes.len()).map(|class| {
-            first_protocols.iter().map(|line| grid[*line][class]).collect::<Vec<u32>>()
-        }));
+        let (merged_ports, first_ports) = merge(
+            (0..port_classes.len())
+                .map(|class| first_protocols.iter().map(|line| grid[*line][class]).collect::<Vec<u32>>()),
+        );
         let row_of: HashMap<u32, usize> =
             merged_rows.iter().enumerate().rev().map(|(at, number)| (*number, at)).collect();
         let entries = first_protocols.len() * first_ports.len() * first_addresses.len();
@@ -525,7 +508,12 @@ fn write_automaton(
     let stride = automaton.n_symbols + 1;
     let base = arena.len();
     if base + automaton.class.len() * stride > MAX_WORDS {
-        return Err(TooMuch { what: "words in all", limit: MAX_WORDS, advice: FEWER_WILDCARDS, about: |atom| about_path(atom) || about_args(atom) });
+        return Err(TooMuch {
+            what: "words in all",
+            limit: MAX_WORDS,
+            advice: FEWER_WILDCARDS,
+            about: |atom| about_path(atom) || about_args(atom),
+        });
     }
     let row = |state: u32| (base + state as usize * stride) as u32;
     for (state, class) in automaton.class.iter().enumerate() {

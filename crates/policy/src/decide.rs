@@ -42,8 +42,7 @@ impl Policy {
     pub fn local_users(&self, principal: &Principal, host: &str) -> Vec<String> {
         // 192.0.2.1 (RFC 5737) and 2001:db8::1 (RFC 3849) stand for "anywhere else".
         let anywhere = ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1"];
-        let mut addresses: BTreeSet<IpAddr> =
-            anywhere.iter().filter_map(|text| text.parse().ok()).collect();
+        let mut addresses: BTreeSet<IpAddr> = anywhere.iter().filter_map(|text| text.parse().ok()).collect();
         for text in self.texts() {
             if let Ok(address) = text.split('/').next().unwrap_or_default().parse() {
                 addresses.insert(address);
@@ -57,12 +56,7 @@ impl Policy {
     }
 
     /// Like [`Self::local_users`], for a client at this address.
-    pub fn local_users_from(
-        &self,
-        principal: &Principal,
-        host: &str,
-        client_address: IpAddr,
-    ) -> Vec<String> {
+    pub fn local_users_from(&self, principal: &Principal, host: &str, client_address: IpAddr) -> Vec<String> {
         let allowed = |local_user: &String| {
             let question = Question::OpenSession {
                 principal: principal.clone(),
@@ -91,7 +85,9 @@ impl Policy {
                 }
             }
         }
-        texts.retain(|text| !text.is_empty() && !text.contains(['\0', '/', ':', '\n']) || text.parse::<IpAddr>().is_ok());
+        texts.retain(|text| {
+            !text.is_empty() && !text.contains(['\0', '/', ':', '\n']) || text.parse::<IpAddr>().is_ok()
+        });
         texts
     }
 

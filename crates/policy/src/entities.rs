@@ -44,16 +44,16 @@ pub(crate) fn read(faults: &mut Faults, bundle: &Bundle, schema: &Schema) -> Kno
         };
         for value in values {
             let place = place_of(text, &value);
+            if kind_of(&value) == Some("User") {
+                let help = "the identity provider says who exists and in which groups they are; write rules for its groups";
+                faults.at((&file, text), place, "people do not belong here", Some(help.into()));
+                continue;
+            }
             match Entity::from_json_value(value, Some(schema)) {
                 Err(error) => faults.at((&file, text), place, chain(&error), None),
                 Ok(entity) => {
                     let uid = entity.uid();
-                    let kind = uid.type_name().to_string();
-                    if kind == "User" {
-                        let help = "the identity provider says who exists and in which groups they are; write rules for its groups";
-                        let message = format!("`{uid}` does not belong here");
-                        faults.at((&file, text), place, message, Some(help.into()));
-                    } else if uids.insert(uid.clone()) {
+                    if uids.insert(uid.clone()) {
                         entities.push(entity);
                     } else {
                         let help = "list it once, with all its parents (included bundles count)";
@@ -73,9 +73,7 @@ pub(crate) fn read(faults: &mut Faults, bundle: &Bundle, schema: &Schema) -> Kno
         for parent in parents(entity) {
             if !uids.contains(&parent) {
                 let id = format!("\"{}\"", parent.id().unescaped());
-                let found = sources
-                    .iter()
-                    .find_map(|(file, text)| Some((file, text, text.find(&id)?)));
+                let found = sources.iter().find_map(|(file, text)| Some((file, text, text.find(&id)?)));
                 let message = format!("`{}` has the unknown parent `{parent}`", entity.uid());
                 let help = Some("list the parent as an entity too".to_owned());
                 match found {
@@ -105,13 +103,9 @@ impl Known {
         let attributes = HashMap::from([
             ("kind".to_owned(), RestrictedExpression::new_string(principal.kind.clone())),
             ("issuer".to_owned(), RestrictedExpression::new_string(principal.issuer.clone())),
-            (
-                "on_behalf_of".to_owned(),
-                RestrictedExpression::new_string(principal.on_behalf_of.clone()),
-            ),
+            ("on_behalf_of".to_owned(), RestrictedExpression::new_string(principal.on_behalf_of.clone())),
         ]);
-        let groups: HashSet<EntityUid> =
-            principal.groups.iter().map(|group| uid("Group", group)).collect();
+        let groups: HashSet<EntityUid> = principal.groups.iter().map(|group| uid("Group", group)).collect();
         let name = uid("User", &principal.user);
         // Plain strings cannot fail to evaluate; without attributes every condition on them errs,
         // and an erring permit permits nothing.
@@ -150,6 +144,12 @@ fn parents(entity: &Entity) -> HashSet<EntityUid> {
 fn offset_of(text: &str, line: usize, column: usize) -> usize {
     let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     start + column.saturating_sub(1)
+}
+
+/// Type of a listed entity, in either of Cedar's two forms.
+fn kind_of(value: &serde_json::Value) -> Option<&str> {
+    let uid = value.get("uid")?;
+    uid.get("type").or_else(|| uid.get("__entity")?.get("type"))?.as_str()
 }
 
 /// Where an entity stands in the text: where its id is first quoted.

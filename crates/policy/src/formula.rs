@@ -22,11 +22,24 @@ pub(crate) enum Formula {
 }
 
 /// Which text an atom looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Text {
     Path,
     Name,
-    CommandLine,
+}
+
+/// What a program's file is asked for.
+pub(crate) type FileTest = (Text, Pattern);
+
+/// What the arguments are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ArgTest {
+    /// Some argument is this one.
+    Some(Vec<u8>),
+    /// Every argument is one of these.
+    Every(BTreeSet<Vec<u8>>),
+    /// The arguments, joined by one space, match the pattern.
+    Line(Pattern),
 }
 
 /// Part of a pattern: bytes that must be there, or anything.
@@ -77,12 +90,10 @@ fn mask(length: u8) -> u128 {
 pub(crate) enum Atom {
     /// The program's file has no name.
     Fileless,
-    /// The text matches one of the patterns.
-    Text(Text, BTreeSet<Pattern>),
-    /// Some argument is one of these.
-    SomeArg(BTreeSet<Vec<u8>>),
-    /// Every argument is one of these.
-    EveryArg(BTreeSet<Vec<u8>>),
+    /// Path or name match one of the patterns.
+    File(BTreeSet<FileTest>),
+    /// The arguments pass one of these tests.
+    Args(BTreeSet<ArgTest>),
     /// The address is in one of these ranges.
     Address(BTreeSet<Prefix>),
     /// The port is in one of these ranges, ends included; disjoint and ascending.
@@ -110,13 +121,14 @@ impl Atoms {
     /// The formula that is this atom; a constant where it can never or must always hold.
     pub(crate) fn intern(&mut self, atom: Atom) -> Formula {
         match &atom {
-            Atom::Text(_, patterns) if patterns.is_empty() => return Formula::False,
-            Atom::Text(_, patterns) if patterns.contains(&vec![Piece::Any]) => {
+            Atom::File(tests) if tests.is_empty() => return Formula::False,
+            Atom::File(tests) if tests.iter().any(|(_, p)| *p == [Piece::Any]) => {
                 return Formula::True;
             }
-            Atom::SomeArg(args) if args.is_empty() => return Formula::False,
-            // There always is an argument (see `Question::Exec`).
-            Atom::EveryArg(args) if args.is_empty() => return Formula::False,
+            Atom::Args(tests) if tests.is_empty() => return Formula::False,
+            Atom::Args(tests) if tests.contains(&ArgTest::Line(vec![Piece::Any])) => {
+                return Formula::True;
+            }
             Atom::Address(ranges) if ranges.is_empty() => return Formula::False,
             Atom::Port(ranges) if ranges.is_empty() => return Formula::False,
             Atom::Port(ranges) if ranges.as_slice() == [(0, u16::MAX)] => return Formula::True,
@@ -134,7 +146,7 @@ impl Atoms {
         Formula::Atom(id)
     }
 
-    /// `a || b`. Alternatives over one attribute become one atom: fewer atoms, smaller tables.
+    /// `a || b`. Alternatives over one thing become one atom: fewer atoms, smaller tables.
     pub(crate) fn or(&mut self, a: Formula, b: Formula) -> Formula {
         if let Formula::Atom(right) = b {
             // Atoms never err, so they may change places.
@@ -164,8 +176,8 @@ fn union(a: &Atom, b: &Atom) -> Option<Atom> {
         a.union(b).cloned().collect()
     }
     Some(match (a, b) {
-        (Atom::Text(x, a), Atom::Text(y, b)) if x == y => Atom::Text(*x, join(a, b)),
-        (Atom::SomeArg(a), Atom::SomeArg(b)) => Atom::SomeArg(join(a, b)),
+        (Atom::File(a), Atom::File(b)) => Atom::File(join(a, b)),
+        (Atom::Args(a), Atom::Args(b)) => Atom::Args(join(a, b)),
         (Atom::Address(a), Atom::Address(b)) => Atom::Address(join(a, b)),
         (Atom::Protocol(a), Atom::Protocol(b)) => Atom::Protocol(join(a, b)),
         (Atom::Port(a), Atom::Port(b)) => Atom::Port(ranges(a.iter().chain(b).copied().collect())),

@@ -20,14 +20,15 @@ const DEFAULT_CONTACT: &str = "your security team";
 /// Most rules of a bundle: a compiled decision has 16 bits for the rule.
 const MAX_RULES: usize = 65_534;
 
+/// Bound of [`source::nesting`] for one policy: what a thread's usual stack of 2 MiB surely holds, unoptimised.
+const MAX_NESTING: usize = 500;
+
 /// The schema's text, for people and editors.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
 /// The schema, parsed once.
 static PARSED: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
-    Schema::from_cedarschema_str(SCHEMA)
-        .map(|(schema, _)| schema)
-        .map_err(|error| entities::chain(&error))
+    Schema::from_cedarschema_str(SCHEMA).map(|(schema, _)| schema).map_err(|error| entities::chain(&error))
 });
 
 /// A checked policy. Cheap to clone and to share.
@@ -188,10 +189,15 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     fn file(&mut self, all: &mut PolicySet, file: &'a str, text: &'a str, contact: &str) {
         for chunk in source::cut(text) {
+            if source::nesting(chunk.text) > MAX_NESTING {
+                let message = "the condition is too long or nested too deeply";
+                let help = "compare with a set, `[…].contains(…)`, instead of a long chain of `||`, or make several rules";
+                self.faults.at((file, text), (chunk.offset, 1), message, Some(help.into()));
+                continue;
+            }
             // Until the annotations are read; also keeps rules without a proper id apart.
             let provisional = format!("{file}:{}", chunk.offset);
-            let parsed =
-                cedar_policy::Policy::parse(Some(PolicyId::new(&provisional)), chunk.text);
+            let parsed = cedar_policy::Policy::parse(Some(PolicyId::new(&provisional)), chunk.text);
             let policy = match parsed {
                 Ok(policy) => policy,
                 Err(errors) => {
@@ -220,7 +226,8 @@ impl<'a> Loader<'a> {
                     .and_then(|annotation| annotation.value)
                     .unwrap_or((chunk.offset, 1));
                 let message = format!("the id `{id}` is already used");
-                let help = format!("{}:{} has it; every rule needs its own", first.info.file, first.info.line);
+                let help =
+                    format!("{}:{} has it; every rule needs its own", first.info.file, first.info.line);
                 self.faults.at((file, text), place, message, Some(help));
                 id = provisional;
             }
@@ -232,13 +239,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn syntax(
-        &mut self,
-        file: &str,
-        text: &str,
-        chunk: &Chunk<'_>,
-        errors: &cedar_policy::ParseErrors,
-    ) {
+    fn syntax(&mut self, file: &str, text: &str, chunk: &Chunk<'_>, errors: &cedar_policy::ParseErrors) {
         for error in errors.iter() {
             let (offset, length) = span(error).unwrap_or((0, 1));
             let help = error.help().map(|help| help.to_string());
@@ -246,21 +247,13 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn unknown_entities(
-        &mut self,
-        file: &str,
-        text: &str,
-        chunk: &Chunk<'_>,
-        policy: &cedar_policy::Policy,
-    ) {
+    fn unknown_entities(&mut self, file: &str, text: &str, chunk: &Chunk<'_>, policy: &cedar_policy::Policy) {
         let mut literals = policy.entity_literals();
         literals.sort();
         literals.dedup();
         for uid in literals {
             let kind = uid.type_name().to_string();
-            if !["Group", "HostGroup", "Host"].contains(&kind.as_str())
-                || self.known.uids.contains(&uid)
-            {
+            if !["Group", "HostGroup", "Host"].contains(&kind.as_str()) || self.known.uids.contains(&uid) {
                 continue;
             }
             let written = uid.to_string();
@@ -291,7 +284,12 @@ impl<'a> Loader<'a> {
             (error.policy_id(), entities::chain(error), span(error), error.help().map(|h| h.to_string()))
         });
         let warnings = result.validation_warnings().map(|warning| {
-            (warning.policy_id(), entities::chain(warning), span(warning), warning.help().map(|h| h.to_string()))
+            (
+                warning.policy_id(),
+                entities::chain(warning),
+                span(warning),
+                warning.help().map(|h| h.to_string()),
+            )
         });
         for (id, message, span, help) in errors.chain(warnings) {
             let id = id.to_string();

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::automaton;
-use crate::formula::{Atom, Atoms, Text};
+use crate::formula::{Atom, Atoms};
 use crate::load::Policy;
 use crate::question::{GatewayAction, RuleInfo};
 use crate::residual::{self, Action};
@@ -125,11 +125,9 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
         (false, Ok((automaton, _))) => automaton.class.len(),
         (false, Err(_)) => usize::MAX,
     };
-    let on_args =
-        |atom: &Atom| matches!(atom, Atom::Text(Text::CommandLine, _) | Atom::SomeArg(_) | Atom::EveryArg(_));
     let cost = Cost {
-        path_states: states(chosen(|atom| matches!(atom, Atom::Text(Text::Path | Text::Name, _)))),
-        args_states: states(chosen(on_args)),
+        path_states: states(chosen(|atom| matches!(atom, Atom::File(_)))),
+        args_states: states(chosen(|atom| matches!(atom, Atom::Args(_)))),
         ranges: used
             .iter()
             .map(|id| match &**atoms.atom(*id) {
@@ -148,9 +146,7 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
         Action::Exec if reads_args => {
             (Enforcement::KilledAtFirstInstruction, Enforcement::KilledAtFirstInstruction)
         }
-        Action::Exec => {
-            (Enforcement::DeniedBeforeItRuns, Enforcement::KilledAtFirstInstruction)
-        }
+        Action::Exec => (Enforcement::DeniedBeforeItRuns, Enforcement::KilledAtFirstInstruction),
     };
     Place { action: action.name().to_owned(), lsm, tracepoint, cost }
 }

@@ -30,12 +30,7 @@ impl PortExpr {
 }
 
 /// The ports for which a comparison of two numbers holds, and those for which it fails with an error.
-pub(crate) fn compare(
-    atoms: &mut Atoms,
-    a: &PortExpr,
-    b: &PortExpr,
-    test: fn(i64, i64) -> bool,
-) -> Formula {
+pub(crate) fn compare(atoms: &mut Atoms, a: &PortExpr, b: &PortExpr, test: fn(i64, i64) -> bool) -> Formula {
     let outcome = |port: u16| Some(test(a.at(port)?, b.at(port)?));
     let simple = |port: u16| outcome(port) == Some(true);
     let plain = |a: &PortExpr| matches!(a, PortExpr::Port | PortExpr::Long(_));

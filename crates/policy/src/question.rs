@@ -97,9 +97,9 @@ impl Question {
     /// The host concerned; none for what is done to the gateway.
     pub fn host(&self) -> Option<&str> {
         match self {
-            Self::OpenSession { host, .. }
-            | Self::Exec { host, .. }
-            | Self::Connect { host, .. } => Some(host),
+            Self::OpenSession { host, .. } | Self::Exec { host, .. } | Self::Connect { host, .. } => {
+                Some(host)
+            }
             Self::Gateway { .. } => None,
         }
     }
@@ -121,8 +121,7 @@ pub enum GatewayAction {
 
 impl GatewayAction {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::PushPolicy, Self::ReadEvidence, Self::ManageSensors, Self::EndSessions];
+    pub const ALL: [Self; 4] = [Self::PushPolicy, Self::ReadEvidence, Self::ManageSensors, Self::EndSessions];
 
     /// Name of the Cedar action.
     pub fn name(self) -> &'static str {
@@ -171,9 +170,7 @@ pub struct RuleInfo {
 }
 
 /// What a violation leads to. Stronger ones come later in the order.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnViolation {
     /// The action is denied.

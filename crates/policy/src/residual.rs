@@ -10,7 +10,7 @@ use cedar_policy::pst::{self, BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var
 use cedar_policy::{Entities, EvalResult, Expression, Request};
 
 use crate::expr::parts;
-use crate::formula::{Atom, Atoms, Formula, Piece, Prefix, Text, and, choose, not};
+use crate::formula::{ArgTest, Atom, Atoms, Formula, Pattern, Piece, Prefix, Text, and, choose, not};
 use crate::port::{self, PortExpr};
 
 /// Attributes of `exec` that only the kernel knows.
@@ -18,7 +18,7 @@ const EXEC: [&str; 5] = ["path", "name", "args", "command_line", "fileless"];
 /// Attributes of `connect` that only the kernel knows.
 const CONNECT: [&str; 3] = ["address", "port", "protocol"];
 /// Deepest nesting of a condition that is followed: the walk is recursive.
-pub(crate) const MAX_NESTING: usize = 200;
+pub(crate) const MAX_NESTING: usize = 260;
 
 /// The actions that the kernel judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ enum Value {
     /// Entities, and extension values other than addresses.
     Other(EvalResult),
     /// `context.path`, `context.name`, `context.command_line`.
-    Seen(Text),
+    Seen(Seen),
     /// `context.args`.
     Args,
     /// `context.address`.
@@ -136,6 +136,13 @@ enum Value {
     Error,
     /// Depends on a condition.
     Either(Formula, Box<Value>, Box<Value>),
+}
+
+/// Texts that only the kernel knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    File(Text),
+    CommandLine,
 }
 
 struct Folder<'a> {
@@ -241,9 +248,7 @@ impl Folder<'_> {
                 }
             },
             Expr::UnaryOp { op: UnaryOp::Not, .. }
-            | Expr::BinaryOp { op: BinaryOp::And | BinaryOp::Or, .. } => {
-                Ok(Value::Bool(self.truth(expr)?))
-            }
+            | Expr::BinaryOp { op: BinaryOp::And | BinaryOp::Or, .. } => Ok(Value::Bool(self.truth(expr)?)),
             Expr::UnaryOp { op, expr: inner } => {
                 let value = self.value(inner)?;
                 self.each(value, &mut |folder, value| folder.unary(expr, *op, value))
@@ -329,9 +334,9 @@ impl Folder<'_> {
             return Ok(Value::Error);
         }
         Ok(match attribute {
-            "path" => Value::Seen(Text::Path),
-            "name" => Value::Seen(Text::Name),
-            "command_line" => Value::Seen(Text::CommandLine),
+            "path" => Value::Seen(Seen::File(Text::Path)),
+            "name" => Value::Seen(Seen::File(Text::Name)),
+            "command_line" => Value::Seen(Seen::CommandLine),
             "args" => Value::Args,
             "fileless" => Value::Bool(self.atoms.intern(Atom::Fileless)),
             "address" => Value::Address,
@@ -344,13 +349,22 @@ impl Folder<'_> {
     fn like(&mut self, expr: &Expr, value: Value, pattern: &[PatternElem]) -> Folded<Value> {
         let pattern = pieces(pattern);
         let formula = match value {
-            Value::Seen(text) => self.atoms.intern(Atom::Text(text, BTreeSet::from([pattern]))),
+            Value::Seen(text) => self.matching(text, [pattern]),
             Value::Text(text) => constant(matches(text.as_bytes(), &pattern)),
             Value::Protocol => self.protocols(|name| matches(name.as_bytes(), &pattern)),
             Value::Later => return Ok(Value::Later),
             _ => return Err(unplaceable(expr)),
         };
         Ok(Value::Bool(formula))
+    }
+
+    /// The text matches one of the patterns.
+    fn matching(&mut self, seen: Seen, patterns: impl IntoIterator<Item = Pattern>) -> Formula {
+        let patterns = patterns.into_iter();
+        self.atoms.intern(match seen {
+            Seen::File(text) => Atom::File(patterns.map(|pattern| (text, pattern)).collect()),
+            Seen::CommandLine => Atom::Args(patterns.map(ArgTest::Line).collect()),
+        })
     }
 
     fn protocols(&mut self, test: impl Fn(&str) -> bool) -> Formula {
@@ -360,9 +374,7 @@ impl Folder<'_> {
 
     fn unary(&mut self, expr: &Expr, op: UnaryOp, value: Value) -> Folded<Value> {
         let ranges = |list: &[(&str, u8)]| -> BTreeSet<Prefix> {
-            list.iter()
-                .filter_map(|(text, length)| Some(Prefix::new(text.parse().ok()?, *length)))
-                .collect()
+            list.iter().filter_map(|(text, length)| Some(Prefix::new(text.parse().ok()?, *length))).collect()
         };
         let address = match op {
             UnaryOp::IsIPv4 => ranges(&[("0.0.0.0", 0)]),
@@ -383,13 +395,9 @@ impl Folder<'_> {
             ) => Ok(Value::Bool(constant(address.iter().any(|whole| whole.covers(&range))))),
             // There always is an argument.
             (UnaryOp::IsEmpty, Value::Args) => Ok(Value::Bool(Formula::False)),
-            (UnaryOp::IsEmpty, Value::Set(elements)) => {
-                Ok(Value::Bool(constant(elements.is_empty())))
-            }
+            (UnaryOp::IsEmpty, Value::Set(elements)) => Ok(Value::Bool(constant(elements.is_empty()))),
             (UnaryOp::Neg, Value::Port(a)) => Ok(Value::Port(Rc::new(PortExpr::Neg(a)))),
-            (UnaryOp::Neg, Value::Long(number)) => {
-                Ok(number.checked_neg().map_or(Value::Error, Value::Long))
-            }
+            (UnaryOp::Neg, Value::Long(number)) => Ok(number.checked_neg().map_or(Value::Error, Value::Long)),
             _ => Err(unplaceable(expr)),
         }
     }
@@ -466,7 +474,7 @@ impl Folder<'_> {
             }
             (Value::Seen(a), Value::Seen(b)) if a == b => Formula::True,
             (Value::Seen(seen), Value::Text(text)) | (Value::Text(text), Value::Seen(seen)) => {
-                self.atoms.intern(Atom::Text(*seen, BTreeSet::from([exact(text)])))
+                self.matching(*seen, [exact(text)])
             }
             (Value::Protocol, Value::Protocol) | (Value::Address, Value::Address) => Formula::True,
             (Value::Args, Value::Args) => Formula::True,
@@ -495,14 +503,13 @@ impl Folder<'_> {
             (Value::Later, _) => Ok(self.atoms.intern(Atom::Fileless)),
             (Value::Args, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
             (Value::Args, Value::Text(text)) => {
-                let args = arguments(std::slice::from_ref(text));
-                Ok(self.atoms.intern(Atom::SomeArg(args)))
+                let args = arguments(std::slice::from_ref(text)).into_iter().map(ArgTest::Some);
+                Ok(self.atoms.intern(Atom::Args(args.collect())))
             }
             (Value::Set(elements), element) => {
                 // The usual case, at once: one attribute against many texts.
                 if let (Value::Seen(seen), Some(texts)) = (element, all_texts(elements)) {
-                    let patterns = texts.iter().map(|text| exact(text)).collect();
-                    return Ok(self.atoms.intern(Atom::Text(*seen, patterns)));
+                    return Ok(self.matching(*seen, texts.iter().map(|text| exact(text))));
                 }
                 let mut any = Formula::False;
                 for one in elements {
@@ -545,7 +552,10 @@ impl Folder<'_> {
             (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
             (Value::Args, Value::Args) => Ok(Formula::True),
             (Value::Set(elements), Value::Args) => match all_texts(elements) {
-                Some(texts) => Ok(self.atoms.intern(Atom::EveryArg(arguments(&texts)))),
+                Some(texts) => {
+                    let test = ArgTest::Every(arguments(&texts));
+                    Ok(self.atoms.intern(Atom::Args(BTreeSet::from([test]))))
+                }
                 None if elements.iter().any(|e| matches!(e, Value::Later)) => {
                     Ok(self.atoms.intern(Atom::Fileless))
                 }
@@ -598,12 +608,12 @@ fn arguments(texts: &[String]) -> BTreeSet<Vec<u8>> {
     texts.iter().filter(|text| !text.contains('\0')).map(|text| text.clone().into_bytes()).collect()
 }
 
-fn exact(text: &str) -> Vec<Piece> {
+fn exact(text: &str) -> Pattern {
     if text.is_empty() { vec![] } else { vec![Piece::Bytes(text.as_bytes().to_vec())] }
 }
 
-fn pieces(pattern: &[PatternElem]) -> Vec<Piece> {
-    let mut out: Vec<Piece> = Vec::new();
+fn pieces(pattern: &[PatternElem]) -> Pattern {
+    let mut out = Pattern::new();
     for element in pattern {
         match (element, out.last_mut()) {
             (PatternElem::Wildcard, Some(Piece::Any)) => {}

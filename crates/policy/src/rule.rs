@@ -136,10 +136,7 @@ impl Reader<'_> {
     /// A text that is shown in terminals.
     fn text(&self, faults: &mut Faults, name: &str) -> Option<String> {
         let text = self.value(name)?;
-        if text.trim().is_empty()
-            || text.chars().count() > MAX_TEXT
-            || text.chars().any(char::is_control)
-        {
+        if text.trim().is_empty() || text.chars().count() > MAX_TEXT || text.chars().any(char::is_control) {
             self.wrong(
                 faults,
                 name,
@@ -164,13 +161,13 @@ impl Reader<'_> {
                 "a permit cannot be violated".into(),
                 "move `@on_violation` to the forbid that should have this effect".into(),
             );
-        } else if !speaks_of(&self.body.action, "exec") && !speaks_of(&self.body.action, "connect")
-        {
+        } else if !speaks_of(&self.body.action, "exec") && !speaks_of(&self.body.action, "connect") {
             self.name(
                 faults,
                 "on_violation",
                 "`@on_violation` has no effect on this action".into(),
-                "only `exec` and `connect` happen inside a session, where something can be killed or ended".into(),
+                "only `exec` and `connect` happen inside a session, where something can be killed or ended"
+                    .into(),
             );
         }
         found.unwrap_or_default()
@@ -185,7 +182,8 @@ impl Reader<'_> {
                 faults,
                 "mode",
                 "a permit cannot be monitored".into(),
-                "monitoring shows what a forbid would deny; without the permit the action is denied anyway".into(),
+                "monitoring shows what a forbid would deny; without the permit the action is denied anyway"
+                    .into(),
             );
         }
         value == "monitor"

@@ -71,6 +71,58 @@ fn chunk(file: &str, begin: usize, end: usize) -> Chunk<'_> {
     Chunk { offset: begin, text, annotations }
 }
 
+/// Weight of a bracket in [`nesting`]: Cedar's parser takes about that many times the stack for it.
+const BRACKET: usize = 10;
+
+/// Bound of how deeply the expressions of a policy's text can be nested, found without recursion.
+///
+/// Cedar and this crate walk expressions recursively; a text that would exhaust the stack must not get there.
+/// Every operator between two commas may nest what it stands between by one more.
+pub(crate) fn nesting(text: &str) -> usize {
+    let mut tokens = Tokens { text, at: 0 };
+    // Operators since the last comma, for each open bracket.
+    let mut levels = vec![0usize];
+    let (mut sum, mut deepest) = (0usize, 0usize);
+    let mut doubled = false;
+    while let Some((token, at, end)) = tokens.next() {
+        deepest = deepest.max(sum);
+        let last = levels.len() - 1;
+        match (token, text.as_bytes()[at]) {
+            (Token::Open, _) | (Token::Other, b'[' | b'{') => {
+                levels.push(BRACKET);
+                sum += BRACKET;
+            }
+            (Token::Other, b')' | b']' | b'}') if last > 0 => {
+                sum -= levels[last];
+                levels.pop();
+                // What follows (`.contains(`, another operand) takes the bracket as its part.
+                let last = levels.len() - 1;
+                levels[last] += 1;
+                sum += 1;
+            }
+            (Token::Other, b',') => sum -= std::mem::take(&mut levels[last]),
+            (Token::Other, b'.' | b'!' | b'+' | b'-' | b'*') => {
+                levels[last] += 1;
+                sum += 1;
+            }
+            // `||` and `&&` are two tokens each; comparisons cannot be chained.
+            (Token::Other, b'|' | b'&') if !doubled => {
+                levels[last] += 1;
+                sum += 1;
+                doubled = true;
+                continue;
+            }
+            (Token::Word, b'i') if text[at..end] == *"if" => {
+                levels[last] += BRACKET;
+                sum += BRACKET;
+            }
+            _ => {}
+        }
+        doubled = false;
+    }
+    deepest.max(sum)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     At,
@@ -135,7 +187,8 @@ mod tests {
 
     #[test]
     fn policies_are_cut_where_they_end() {
-        let text = "// a;b\n@id(\"x;\\\"y\") // c\n@reason(\"é\")\npermit(principal, action, resource);\nforbid (";
+        let text =
+            "// a;b\n@id(\"x;\\\"y\") // c\n@reason(\"é\")\npermit(principal, action, resource);\nforbid (";
         let chunks = cut(text);
         assert_eq!(chunks.len(), 2);
         assert_eq!(chunks[0].annotations.len(), 2);
@@ -147,9 +200,34 @@ mod tests {
     }
 
     #[test]
+    fn chains_nest_and_sets_do_not() {
+        let chain = vec!["context.name == \"a\""; 1_000].join(" || ");
+        assert!(nesting(&chain) > 1_000);
+        let set = format!("[{}].contains(context.name)", vec!["\"a\""; 1_000].join(", "));
+        assert!(nesting(&set) < 40);
+        assert!(nesting(&"(".repeat(1_000)) >= 1_000);
+    }
+
+    #[test]
     fn nothing_in_a_file_makes_it_panic() {
-        for text in ["", "\"", "\"\\", "@", "@id", "@id(", "@id(\"", "é;é", "\"é\\é", "//", ";;", "@é(\"x\")"] {
+        for text in [
+            "",
+            "\"",
+            "\"\\",
+            "@",
+            "@id",
+            "@id(",
+            "@id(\"",
+            "é;é",
+            "\"é\\é",
+            "//",
+            ";;",
+            "@é(\"x\")",
+            ")]},",
+            "é",
+        ] {
             cut(text);
+            nesting(text);
         }
     }
 }

@@ -57,8 +57,7 @@ pub(crate) fn refine(entries: &[Entry], rest: &Rest, layer: &Layer<'_>) -> Vec<R
             concerns.entry(atom).or_default().push(position as u32);
         }
     }
-    let lasting: Vec<u32> =
-        (0..rest.len() as u32).filter(|at| !gone(&base[*at as usize])).collect();
+    let lasting: Vec<u32> = (0..rest.len() as u32).filter(|at| !gone(&base[*at as usize])).collect();
     let stamps: Vec<Cell<u32>> = vec![Cell::new(u32::MAX); layer.about.len()];
     let untouched: Rc<Rest> = Rc::new(prune(
         entries,
@@ -77,9 +76,8 @@ pub(crate) fn refine(entries: &[Entry], rest: &Rest, layer: &Layer<'_>) -> Vec<R
         for atom in holding {
             stamps[*atom as usize].set(number as u32);
         }
-        let value = |atom: u32| {
-            layer.about[atom as usize].then(|| stamps[atom as usize].get() == number as u32)
-        };
+        let value =
+            |atom: u32| layer.about[atom as usize].then(|| stamps[atom as usize].get() == number as u32);
         let mut left: Rest = Vec::new();
         let mut next = 0;
         for at in &lasting {
@@ -118,16 +116,12 @@ fn gone(formula: &Formula) -> bool {
 fn prune(entries: &[Entry], rest: Rest) -> Rest {
     let best = |effect: Effect| {
         rest.iter()
-            .filter(|(entry, formula)| {
-                entries[*entry as usize].effect == effect && *formula == Formula::True
-            })
+            .filter(|(entry, formula)| entries[*entry as usize].effect == effect && *formula == Formula::True)
             .map(|(entry, _)| entries[*entry as usize].rank)
             .min()
     };
-    let (forbid, permit, watch) =
-        (best(Effect::Forbid), best(Effect::Permit), best(Effect::Watch));
-    let no_permit =
-        !rest.iter().any(|(entry, _)| entries[*entry as usize].effect == Effect::Permit);
+    let (forbid, permit, watch) = (best(Effect::Forbid), best(Effect::Permit), best(Effect::Watch));
+    let no_permit = !rest.iter().any(|(entry, _)| entries[*entry as usize].effect == Effect::Permit);
     rest.into_iter()
         .filter(|(entry, _)| {
             let entry = &entries[*entry as usize];

@@ -72,15 +72,10 @@ impl Builder {
 }
 
 /// The trie of the atoms' ranges of one family.
-pub(crate) fn addresses(
-    ranges: &[(Prefix, u32)],
-    v6: bool,
-    classes: &mut Classes,
-) -> Result<Trie, TooLarge> {
+pub(crate) fn addresses(ranges: &[(Prefix, u32)], v6: bool, classes: &mut Classes) -> Result<Trie, TooLarge> {
     let depth = usize::from(Prefix::full(v6)) / 4;
     let mut builder = Builder::new(depth);
-    let family: Vec<(Prefix, u32)> =
-        ranges.iter().copied().filter(|(range, _)| range.v6 == v6).collect();
+    let family: Vec<(Prefix, u32)> = ranges.iter().copied().filter(|(range, _)| range.v6 == v6).collect();
     let everywhere = Prefix { v6, bits: 0, length: 0 };
     let root = descend(&mut builder, &everywhere, &family, &BTreeSet::new(), classes)?;
     Ok(Trie { levels: builder.levels, root })
@@ -145,10 +140,8 @@ impl Trie {
         let mut builder = Builder::new(self.levels.len());
         let mut new_of: Vec<u32> = merged.to_vec();
         for (level, rows) in self.levels.iter().enumerate() {
-            new_of = rows
-                .iter()
-                .map(|row| builder.row(level, row.map(|entry| new_of[entry as usize])))
-                .collect();
+            new_of =
+                rows.iter().map(|row| builder.row(level, row.map(|entry| new_of[entry as usize]))).collect();
         }
         Self { root: new_of[self.root as usize], levels: builder.levels }
     }

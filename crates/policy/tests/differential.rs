@@ -5,7 +5,7 @@
 //! shrinks it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
@@ -25,24 +25,89 @@ const ENTITIES: &str = r#"[
 
 /// Texts that rules compare with and that questions consist of, so that they meet often.
 const TEXTS: [&str; 20] = [
-    "/usr/bin/a", "/usr/bin/b", "/usr/bin/ab", "/tmp/a b", "/tmp/a", "/", "a", "b", "ab", "a b", "b a", "-r", "-rf",
-    "", "é", "/é/a", "a*", "/usr/bin/", "a a", "aba",
+    "/usr/bin/a",
+    "/usr/bin/b",
+    "/usr/bin/ab",
+    "/tmp/a b",
+    "/tmp/a",
+    "/",
+    "a",
+    "b",
+    "ab",
+    "a b",
+    "b a",
+    "-r",
+    "-rf",
+    "",
+    "é",
+    "/é/a",
+    "a*",
+    "/usr/bin/",
+    "a a",
+    "aba",
 ];
 const PATTERNS: [&str; 20] = [
-    "*", "", "/usr/*", "*a", "a*", "*a*", "/usr/bin/*b", "*/a", "*/*/*", "a b*", "* *", "*b a*", "a\\*", "*é*", "-r*",
-    "/tmp/* b", "a", "*a*b*", "/*/a", "ab*a",
+    "*",
+    "",
+    "/usr/*",
+    "*a",
+    "a*",
+    "*a*",
+    "/usr/bin/*b",
+    "*/a",
+    "*/*/*",
+    "a b*",
+    "* *",
+    "*b a*",
+    "a\\*",
+    "*é*",
+    "-r*",
+    "/tmp/* b",
+    "a",
+    "*a*b*",
+    "/*/a",
+    "ab*a",
 ];
 const RANGES: [&str; 16] = [
-    "10.0.0.0/8", "10.0.0.1", "10.0.0.0/31", "0.0.0.0/0", "127.0.0.0/8", "127.0.0.1", "::/0", "::1", "fd00::/8",
-    "fd00::1", "192.168.1.64/27", "224.0.0.0/4", "10.0.0.1/8", "fd00:1::/33", "172.16.0.0/12", "0.0.0.0",
+    "10.0.0.0/8",
+    "10.0.0.1",
+    "10.0.0.0/31",
+    "0.0.0.0/0",
+    "127.0.0.0/8",
+    "127.0.0.1",
+    "::/0",
+    "::1",
+    "fd00::/8",
+    "fd00::1",
+    "192.168.1.64/27",
+    "224.0.0.0/4",
+    "10.0.0.1/8",
+    "fd00:1::/33",
+    "172.16.0.0/12",
+    "0.0.0.0",
 ];
 const ADDRESSES: [&str; 18] = [
-    "10.0.0.1", "10.0.0.0", "10.0.0.2", "10.255.1.2", "127.0.0.1", "127.9.9.9", "0.0.0.0", "::", "::1", "fd00::1",
-    "fd00:1::", "fd00:1:8000::1", "224.0.0.1", "ff02::1", "::ffff:10.0.0.1", "192.168.1.64", "192.168.1.96", "11.0.0.0",
+    "10.0.0.1",
+    "10.0.0.0",
+    "10.0.0.2",
+    "10.255.1.2",
+    "127.0.0.1",
+    "127.9.9.9",
+    "0.0.0.0",
+    "::",
+    "::1",
+    "fd00::1",
+    "fd00:1::",
+    "fd00:1:8000::1",
+    "224.0.0.1",
+    "ff02::1",
+    "::ffff:10.0.0.1",
+    "192.168.1.64",
+    "192.168.1.96",
+    "11.0.0.0",
 ];
-const NUMBERS: [&str; 12] = [
-    "0", "1", "-1", "22", "443", "1023", "1024", "65535", "65536", "9223372036854775807", "-5", "2",
-];
+const NUMBERS: [&str; 12] =
+    ["0", "1", "-1", "22", "443", "1023", "1024", "65535", "65536", "9223372036854775807", "-5", "2"];
 const PORTS: [u16; 10] = [0, 1, 2, 22, 443, 1023, 1024, 32_768, 65_534, 65_535];
 
 fn one(list: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -181,10 +246,16 @@ fn rule() -> impl Strategy<Value = String> {
         .prop_map(|(mode, effect)| format!("@reason(\"no\") {mode}{effect}forbid"));
     let head = prop_oneof![Just("permit".to_owned()), forbid];
     let principal = one(&[
-        "principal", "principal", "principal", "principal in Group::\"all\"", "principal in Group::\"g2\"",
-        "principal == User::\"alice\"", "principal is User in Group::\"g1\"",
+        "principal",
+        "principal",
+        "principal",
+        "principal in Group::\"all\"",
+        "principal in Group::\"g2\"",
+        "principal == User::\"alice\"",
+        "principal is User in Group::\"g1\"",
     ]);
-    let resource = one(&["resource", "resource", "resource in HostGroup::\"hg\"", "resource == Host::\"h2\""]);
+    let resource =
+        one(&["resource", "resource", "resource in HostGroup::\"hg\"", "resource == Host::\"h2\""]);
     (head, principal, resource, body).prop_map(|(head, principal, resource, body)| {
         format!("{head}({principal}, {};", body.replace("RESOURCE", &resource))
     })
@@ -333,10 +404,41 @@ impl Coverage {
 
 /// Every operator that must occur in policies that were compared.
 const OPERATORS: [&str; 35] = [
-    "&&", "||", "!(", "if ", "==", "!=", "<", "<=", ">", ">=", "+ ", "- ", "* ", "(-", "like", ".contains(",
-    ".containsAny(", ".containsAll(", ".isEmpty()", ".isInRange(context", "address.isInRange(", ".isIpv4()",
-    ".isIpv6()", ".isLoopback()", ".isMulticast()", "fileless", "hasTag", "getTag", "has path", "is User", "unless",
-    "}.x", "in [Action", "9223372036854775807 + 1", "monitor",
+    "&&",
+    "||",
+    "!(",
+    "if ",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "+ ",
+    "- ",
+    "* ",
+    "(-",
+    "like",
+    ".contains(",
+    ".containsAny(",
+    ".containsAll(",
+    ".isEmpty()",
+    ".isInRange(context",
+    "address.isInRange(",
+    ".isIpv4()",
+    ".isIpv6()",
+    ".isLoopback()",
+    ".isMulticast()",
+    "fileless",
+    "hasTag",
+    "getTag",
+    "has path",
+    "is User",
+    "unless",
+    "}.x",
+    "in [Action",
+    "9223372036854775807 + 1",
+    "monitor",
 ];
 
 /// `SALLYPORT_CASES=N` runs N policies instead.
@@ -377,8 +479,7 @@ fn the_tables_answer_as_cedar_does() {
                 };
                 for exec in &execs {
                     let answer = policy.decide(&exec_question(&principal, (host, user), exec));
-                    let word =
-                        compiled.judge_exec(exec.path.as_bytes(), &memory(&exec.args), exec.fileless);
+                    let word = compiled.judge_exec(exec.path.as_bytes(), &memory(&exec.args), exec.fileless);
                     coverage.borrow_mut().answer(&answer);
                     prop_assert!(
                         agrees(&compiled, word, &answer),
@@ -406,8 +507,12 @@ fn the_tables_answer_as_cedar_does() {
         println!("{count:8} {what}");
     }
     let answers: Vec<&str> = vec![
-        "answer: allowed", "answer: allowed, observed", "answer: denied by default", "answer: denied by rule",
-        "answer: denied, kill", "answer: denied, end session",
+        "answer: allowed",
+        "answer: allowed, observed",
+        "answer: denied by default",
+        "answer: denied by rule",
+        "answer: denied, kill",
+        "answer: denied, end session",
     ];
     for what in OPERATORS.iter().chain(&answers) {
         assert!(coverage.0.contains_key(what), "never covered: {what}");
@@ -428,7 +533,8 @@ fn sample() -> (Policy, Vec<Exec>, Vec<Connect>) {
     ];
     let policy = Policy::load(&bundle(&rules.map(str::to_owned))).expect("valid");
     let mut execs = Vec::new();
-    for path in ["/usr/bin/a", "/usr/bin/b", "/usr/a", "/tmp/a", "/tmp/b", "/usr", "", "/usr/-r", "b", "/b/"] {
+    for path in ["/usr/bin/a", "/usr/bin/b", "/usr/a", "/tmp/a", "/tmp/b", "/usr", "", "/usr/-r", "b", "/b/"]
+    {
         for args in [&["a"][..], &["a", "-r"], &["-r"], &["-rf"], &["a", "-"]] {
             let args = args.iter().map(|arg| (*arg).to_owned()).collect();
             execs.push(Exec { path: path.into(), args, fileless: false });
@@ -470,9 +576,14 @@ fn a_spoiled_table_is_noticed() {
     let exec_words = (header.args_table - header.exec_table) as usize;
     // Decisions about programs without a file are not asked for here: every second word.
     let exec_table = (0..exec_words).step_by(2).map(|n| header.exec_table as usize + n);
-    let args_table = header.args_table as usize..header.address4 as usize;
+    let exec_table: Vec<usize> = exec_table.collect();
+    let rows: BTreeSet<Word> =
+        exec_table.iter().map(|at| compiled.arena[*at]).filter(|word| word & NEEDS_ARGS != 0).collect();
+    let args_table = header.args_table as usize;
+    let args_table = args_table..args_table + rows.len() * header.args.classes as usize;
+    assert!(rows.len() > 1, "the sample should depend on arguments in several ways");
     let connect_table = header.connect_table as usize..compiled.arena.len();
-    for at in exec_table.chain(args_table).chain(connect_table) {
+    for at in exec_table.into_iter().chain(args_table).chain(connect_table) {
         let mut spoiled = compiled.clone();
         // The row of arguments to go on with, or the verdict.
         spoiled.arena[at] ^= if spoiled.arena[at] & NEEDS_ARGS != 0 { 1 } else { DENY };
