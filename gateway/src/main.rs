@@ -199,8 +199,9 @@ fn verify(
         None => recorder::verify::own_key(&dir, &name)?,
     };
     let report = recorder::verify::verify(&dir, &key, expect)?;
-    print(&format!("{report}\n"))?;
-    Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    let casts = recorder::verify_casts::verify(&dir).context("cannot read the evidence log")?;
+    print(&format!("{report}\n{casts}\n"))?;
+    Ok(if report.holds() && casts.holds() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// Runs `work` on the state database, which a running gateway may have open too.

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::console::{SignIn, SshCommand};
 use crate::link::{self, service};
 use crate::policy_store::{PolicyError, PolicyStore, short};
-use crate::recorder::{self, Recorder, draft, recording};
+use crate::recorder::{self, Recorder, draft, recording, verify_casts};
 use crate::sensors::registry::Sensors;
 use crate::sessions::Sessions;
 use crate::state::sessions::{self as table, ChannelRow, SessionRow, Wanted};
@@ -249,7 +249,7 @@ async fn close_leftovers(state: &State, recorder: &Recorder) -> Result<(), Start
             let recovered =
                 tokio::task::spawn_blocking(move || path.map(|path| recording::recover(&path))).await;
             let recording = match recovered {
-                Ok(Some(Ok(done))) => format!("recording of {} bytes, sha256 {}", done.bytes, done.sha256),
+                Ok(Some(Ok(done))) => verify_casts::statement(&done),
                 Ok(Some(Err(err))) => format!("its recording is not usable: {}", crate::chain(&err)),
                 Ok(None) | Err(_) => "it has no recording".to_owned(),
             };

@@ -9,6 +9,7 @@ pub mod reader;
 pub mod recording;
 pub mod store;
 pub mod verify;
+pub mod verify_casts;
 mod writer;
 
 use bytes::Bytes;

@@ -338,11 +338,11 @@ impl Channel {
                 }
                 Stop::Lost(format!("{host} did not start it in time"))
             }
-            Some(Waiting::Reattach) => Stop::Lost(format!(
+            Some(Waiting::Reattach) if self.session.end_reason().is_none() => Stop::Lost(format!(
                 "{host} has been cut off from the gateway for {} seconds; what ran there may still run. Connect again when it is back",
                 self.grace.as_secs()
             )),
-            Some(Waiting::Exit) => Stop::Lost(match self.session.end_reason() {
+            Some(Waiting::Exit | Waiting::Reattach) => Stop::Lost(match self.session.end_reason() {
                 Some(reason) => reason.to_string(),
                 None => format!("{host} did not report the end of the program"),
             }),

@@ -6,8 +6,8 @@ use super::{HostChannel, StartError};
 use crate::authorize::EndReason;
 use crate::policy_store::short;
 use crate::recorder::cast::Header;
-use crate::recorder::draft;
 use crate::recorder::recording::{self, RecordingOpen};
+use crate::recorder::{draft, verify_casts};
 use crate::sessions::{LiveSession, principal_message};
 use crate::state::{now_ms, sessions as session_table, to_ms};
 use sallyport_contract::v1::{EndSession, StartChannel, Work, exit, gateway_order::Order, work};
@@ -97,7 +97,7 @@ impl Sensors {
             (None, None) => "ended".to_owned(),
         };
         let recording = match &ended.recording {
-            Ok(done) => format!("recording of {} bytes, sha256 {}", done.bytes, done.sha256),
+            Ok(done) => verify_casts::statement(done),
             Err(err) => format!("its recording failed: {}", crate::chain(err)),
         };
         if ended.recording.is_err() {

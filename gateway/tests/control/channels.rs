@@ -84,8 +84,18 @@ async fn a_command_runs_and_everything_is_on_the_record() {
     assert!(cast.contains("\"o\",\"hello\\n\"]") && cast.ends_with(",\"x\",\"0\"]\n"), "{cast}");
     let sha = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&cast));
     assert!(closes[0].ends_with(&sha));
-    let (_dir, report) = up.rig.stop().await;
+    let (dir, report) = up.rig.stop().await;
     assert!(report.holds() && report.unproved() == 0, "{report}");
+    let evidence = dir.path().join("state/evidence");
+    let casts = sallyport_gateway::recorder::verify_casts::verify(&evidence).unwrap();
+    assert!(casts.holds() && casts.intact == 1, "{casts}");
+    let path = evidence.join("recordings").join(&id);
+    let path = std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&path, cast.replace("hello", "HELLO")).unwrap();
+    let casts = sallyport_gateway::recorder::verify_casts::verify(&evidence).unwrap();
+    assert!(casts.faults[0].contains("was altered"), "{casts}");
+    std::fs::remove_file(&path).unwrap();
+    assert!(!sallyport_gateway::recorder::verify_casts::verify(&evidence).unwrap().holds());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -149,7 +149,9 @@ impl Channel {
         self.link = None;
         self.end.on_detach();
         if self.deadline.is_none() || matches!(self.deadline, Some((_, Waiting::Exit))) {
-            self.deadline = Some((Instant::now() + self.grace, Waiting::Reattach));
+            // A channel that was told to end is not waited for as one that somebody works in.
+            let within = if self.hung_up { self.grace.min(EXIT_WITHIN) } else { self.grace };
+            self.deadline = Some((Instant::now() + within, Waiting::Reattach));
         }
     }
 }
