@@ -354,10 +354,11 @@ impl Story<'_> {
 fn status_shown(shell: &Terminal, mark: usize) -> Result<String> {
     wait::until("the command's status", wait::PATIENCE, || {
         let shown = shell.since(mark);
-        let ended = shown.rfind('\n').map_or("", |end| &shown[..end]);
-        let status = ended.lines().find_map(|line| {
-            let digits = line.trim().strip_prefix("rc-")?;
-            digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.to_owned())
+        let status = shown.match_indices("rc-").find_map(|(at, _)| {
+            let rest = &shown[at + 3..];
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            // Something must follow, or more digits may come.
+            (digits > 0 && rest.len() > digits).then(|| rest[..digits].to_owned())
         });
         Ok(status)
     })
