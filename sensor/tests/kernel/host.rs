@@ -1,7 +1,7 @@
 //! A kernel with our programs, for one test at a time, and processes in its sessions.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,13 +12,26 @@ use sallyport_sensor::kernel::{Event, EventStream, Kernel, KernelOptions, Mode};
 
 use crate::tables::Tables;
 
-/// The programs, pinned in a folder of their own, gone when dropped.
+/// A folder of pins, which goes when dropped, even if the test failed.
+pub struct Pins(pub PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let removed = Kernel::unpin_all(&self.0);
+        if !std::thread::panicking() {
+            removed.expect("remove pins");
+            assert!(!self.0.exists());
+        }
+    }
+}
+
+/// The programs, pinned in a folder of their own. Dropped from top to bottom: the pins after the kernel.
 pub struct Host {
     pub kernel: Kernel,
     pub events: EventStream,
-    pub pin_dir: PathBuf,
+    pub pins: Pins,
     pub folder: tempfile::TempDir,
-    _serial: Flock<File>,
+    pub _serial: Flock<File>,
 }
 
 impl Host {
@@ -36,7 +49,7 @@ impl Host {
         let (kernel, started) = Kernel::start(&options(&pin_dir)).unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert!(!started.adopted);
         let events = kernel.events().expect("events");
-        Self { kernel, events, pin_dir, folder, _serial: serial }
+        Self { kernel, events, pins: Pins(pin_dir), folder, _serial: serial }
     }
 
     /// Opens session `number` with a policy.
@@ -71,19 +84,18 @@ impl Host {
 
     /// Stops being in charge, as a sensor that is killed does, and starts again.
     pub fn restart(self) -> (Self, bool) {
-        let Self { kernel, events, pin_dir, folder, _serial } = self;
-        std::mem::drop((kernel, events));
-        let (kernel, started) = Kernel::start(&options(&pin_dir)).expect("start again");
+        let Self { kernel, events, pins, folder, _serial } = self;
+        drop((kernel, events));
+        let (kernel, started) = Kernel::start(&options(&pins.0)).expect("start again");
         let events = kernel.events().expect("events");
-        (Self { kernel, events, pin_dir, folder, _serial }, started.adopted)
+        (Self { kernel, events, pins, folder, _serial }, started.adopted)
     }
 
-    /// Leaves the lock and the folder to the caller, so that `Drop` has nothing to do.
+    /// The end of a test that went well: nothing may be left.
     pub fn finish(self) {
-        let Self { kernel, events, pin_dir, folder, _serial } = self;
-        std::mem::drop((kernel, events, folder));
-        Kernel::unpin_all(&pin_dir).expect("remove pins");
-        assert!(!pin_dir.exists());
+        let path = self.pins.0.clone();
+        drop(self);
+        assert!(!path.exists());
     }
 }
 
@@ -133,14 +145,17 @@ pub struct Waiting {
 
 impl Waiting {
     pub fn start(script: &str, folder: &Path) -> Self {
-        let child = Command::new("/bin/bash")
-            .args(["--norc", "-c", &format!("read -r _; exec </dev/null; {script}")])
+        let mut child = Command::new("/bin/bash")
+            .args(["--norc", "-c", &format!("echo ready; read -r _; exec </dev/null; {script}")])
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("bash");
+        // The shell itself must not be judged: its `execve` has to be over.
+        let mut line = [0; 6];
+        child.stdout.as_mut().expect("stdout").read_exact(&mut line).expect("the shell's first words");
         Self { child }
     }
 
@@ -169,9 +184,9 @@ impl Waiting {
 
 /// Waits until something is so.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not within five seconds");
+        assert!(Instant::now() < deadline, "{what}: not within half a minute");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -3,5 +3,9 @@
 //! Needs root. One test at a time: they share the kernel. `SALLYPORT_TEST_MODE=lsm|tracepoint` chooses the mode.
 
 mod exec;
+mod helper;
 mod host;
+mod lineage;
+mod network;
+mod survival;
 mod tables;

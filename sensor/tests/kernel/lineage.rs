@@ -1,0 +1,128 @@
+//! Tags: every descendant has one, whatever it does; nobody else does; they go with the process.
+
+use sallyport_sensor::kernel::{Cause, Event, Judgement, KernelError};
+use sallyport_sensor_abi::policy::DENY;
+
+use crate::helper::shell_function;
+use crate::host::{Host, Waiting, eventually};
+use crate::tables::Tables;
+
+fn no_touch() -> Tables {
+    Tables::allow_all().path("/usr/bin/touch", DENY | 1)
+}
+
+#[tokio::test]
+async fn double_fork_and_new_session_keep_the_tag() {
+    let host = Host::start();
+    host.session(1, &no_touch());
+    let script = "(setsid bash -c '(bash -c \"touch orphan; mkdir orphan-ran\" &)' &) ; for i in {1..100}; do [ -d orphan-ran ] && break; sleep 0.05; done; true";
+    assert!(host.run(Some(1), script).ok());
+    eventually("the orphan ran", || host.file("orphan-ran").exists());
+    assert!(!host.file("orphan").exists(), "an orphan in a new session shed the tag");
+    assert!(host.run(None, script).ok());
+    eventually("untagged orphan", || host.file("orphan").exists());
+    host.finish();
+}
+
+#[tokio::test]
+async fn threads_do_not_end_the_tag_and_exec_from_one_is_judged() {
+    let host = Host::start();
+    host.session(1, &no_touch());
+    let script = format!(
+        "{}helper threads /usr/bin/touch one; helper thread-exec /usr/bin/touch two; helper thread-exec /usr/bin/mkdir dir; true",
+        shell_function()
+    );
+    let ran = host.run(Some(1), &script);
+    assert!(ran.ok(), "{ran:?}");
+    assert!(!host.file("one").exists(), "the tag went with a thread");
+    assert!(!host.file("two").exists(), "an exec from a second thread was not judged");
+    assert!(host.file("dir").exists(), "{ran:?}");
+    assert!(host.run(None, &script).ok());
+    assert!(host.file("one").exists() && host.file("two").exists());
+    host.finish();
+}
+
+#[tokio::test]
+async fn tags_and_counts_are_gone_when_all_have_ended() {
+    let mut host = Host::start();
+    host.session(1, &Tables::allow_all());
+    assert!(host.run(Some(1), "for i in {1..20}; do (sleep 0.02 | cat) & done; wait; exit 3").status.code() == Some(3));
+    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
+    assert_eq!(host.kernel.sessions()[0].tasks, 0);
+    assert_eq!(host.kernel.host_task_count(), 0);
+    let events = host.drain().await;
+    let count = |which: fn(&Event) -> bool| events.iter().filter(|event| which(event)).count();
+    let forks = count(|event| matches!(event, Event::Fork { .. }));
+    assert!(forks >= 60, "{forks}");
+    assert_eq!(count(|event| matches!(event, Event::Exit { .. })), forks + 1, "one end for each beginning");
+    assert!(events.iter().any(|event| matches!(event, Event::Exit { code: 0x300, .. })), "exit status 3 of the leader");
+    host.finish();
+}
+
+#[tokio::test]
+async fn a_process_that_ended_cannot_be_tagged() {
+    let host = Host::start();
+    host.session(1, &Tables::allow_all());
+    let mut waiting = Waiting::start("exit 0", host.folder.path());
+    let pid = waiting.pid();
+    waiting.release();
+    eventually("a zombie", || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    assert!(matches!(host.kernel.tag(pid, 1, 1), Err(KernelError::NoProcess(_))));
+    assert!(host.kernel.tasks().expect("tasks").is_empty());
+    assert_eq!((host.kernel.host_task_count(), host.kernel.sessions()[0].tasks), (0, 0));
+    waiting.wait();
+    host.finish();
+}
+
+#[tokio::test]
+async fn a_process_has_one_tag() {
+    let host = Host::start();
+    host.session(1, &Tables::allow_all());
+    host.session(2, &Tables::allow_all());
+    let waiting = Waiting::start("true", host.folder.path());
+    host.kernel.tag(waiting.pid(), 1, 7).expect("tag");
+    assert!(matches!(host.kernel.tag(waiting.pid(), 2, 7), Err(KernelError::Tagged(_))));
+    assert_eq!(host.kernel.host_task_count(), 1);
+    let task = host.kernel.tasks().expect("tasks")[0];
+    assert_eq!((task.tgid, task.session, task.channel), (waiting.pid(), 1, 7));
+    host.kernel.untag(waiting.pid()).expect("untag");
+    assert_eq!(host.kernel.host_task_count(), 0);
+    assert!(waiting.go().ok());
+    assert!(matches!(host.kernel.tag(1, 99, 1), Err(KernelError::NoSession(99))));
+    host.finish();
+}
+
+/// The bomb: each shell starts two more and waits. `hits` is what is left of it.
+const BOMB: &str = "b() { for i in {1..40}; do (sleep 3; mkdir survivor$i) & done; wait; mkdir finished; }; b";
+
+#[tokio::test]
+async fn a_session_with_too_many_processes_is_stopped() {
+    let mut host = Host::start();
+    let (header, arena) = Tables::allow_all().compile();
+    let policy = host.kernel.load_policy(&header, &arena).expect("policy");
+    host.kernel.open_session(1, policy.slot, 20).expect("session");
+    let ran = host.run(Some(1), BOMB);
+    assert!(ran.killed(), "the process that forked too much goes on: {ran:?}");
+    let refused = host.drain().await.into_iter().any(|event| {
+        matches!(event, Event::Fork { head, .. } if head.judgement == Judgement::Unjudged(Cause::TooManyTasks))
+    });
+    assert!(refused, "the event says why");
+    assert!(host.kernel.sessions()[0].tasks <= 21);
+    assert!(host.run(None, "for i in {1..40}; do sleep 0.2 & done; wait").ok(), "others may have as many as they like");
+    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
+    host.finish();
+}
+
+#[tokio::test]
+async fn the_host_has_a_limit_too() {
+    let host = Host::start();
+    host.session(1, &Tables::allow_all());
+    host.kernel.set_host_task_limit(20);
+    assert!(host.run(Some(1), BOMB).killed());
+    assert!(!host.file("finished").exists());
+    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
+    assert_eq!(host.kernel.host_task_count(), 0);
+    host.finish();
+}
