@@ -24,7 +24,9 @@ impl Policy {
     pub(crate) fn decide_by(&self, question: &Question) -> (Answer, Vec<&str>) {
         let denied = Answer { allowed: false, rule: None, observed: None, session_limit: None };
         let Some(request) = request(question) else { return (denied, vec![]) };
-        let entities = self.inner.known.with(question.principal(), question.host());
+        let Some(entities) = self.inner.known.with(question.principal(), question.host()) else {
+            return (denied, vec![]);
+        };
         let (allowed, mut rules) = self.ask(&request, &self.inner.enforced, &entities);
         let rule = if allowed { permit(&rules) } else { forbid(&rules) };
         let mut answer = Answer { allowed, rule: rule.map(|rule| rule.info.clone()), ..denied };

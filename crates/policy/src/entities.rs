@@ -98,8 +98,9 @@ pub(crate) fn read(faults: &mut Faults, bundle: &Bundle, schema: &Schema) -> Kno
 impl Known {
     /// The bundle's entities with the person and the host of a question.
     ///
-    /// The person's groups are the token's; a host that the bundle does not list is in no group.
-    pub(crate) fn with(&self, principal: &Principal, host: Option<&str>) -> Entities {
+    /// The person's groups are the token's; a host that the bundle does not list is in no group. None cannot
+    /// happen with names as they are; if it did, there would be no answer but denial.
+    pub(crate) fn with(&self, principal: &Principal, host: Option<&str>) -> Option<Entities> {
         let attributes = HashMap::from([
             ("kind".to_owned(), RestrictedExpression::new_string(principal.kind.clone())),
             ("issuer".to_owned(), RestrictedExpression::new_string(principal.issuer.clone())),
@@ -107,20 +108,13 @@ impl Known {
         ]);
         let groups: HashSet<EntityUid> = principal.groups.iter().map(|group| uid("Group", group)).collect();
         let name = uid("User", &principal.user);
-        // Plain strings cannot fail to evaluate; without attributes every condition on them errs,
-        // and an erring permit permits nothing.
-        let person = Entity::new(name.clone(), attributes, groups.clone())
-            .unwrap_or_else(|_| Entity::new_no_attrs(name, groups));
+        let person = Entity::new(name, attributes, groups).ok()?;
         let host = host
             .map(|host| uid("Host", host))
             .filter(|host| !self.uids.contains(host))
             .map(|host| Entity::new_no_attrs(host, HashSet::new()));
         let added: Vec<Entity> = std::iter::once(person).chain(host).collect();
-        self.entities
-            .clone()
-            .upsert_entities(added.clone(), None)
-            .or_else(|_| Entities::from_entities(added, None))
-            .unwrap_or_else(|_| Entities::empty())
+        self.entities.clone().upsert_entities(added, None).ok()
     }
 }
 

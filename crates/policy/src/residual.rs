@@ -3,6 +3,10 @@
 //! For one person, host and local user only what the kernel sees stays open: path, name, arguments, address, port,
 //! protocol. Every part of a condition that does not look at those is evaluated by Cedar itself.
 
+mod compare;
+mod literal;
+
+use self::literal::{matches, parse_range, pieces, range};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -10,7 +14,7 @@ use cedar_policy::pst::{self, BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var
 use cedar_policy::{Entities, EvalResult, Expression, Request};
 
 use crate::expr::parts;
-use crate::formula::{ArgTest, Atom, Atoms, Formula, Pattern, Piece, Prefix, Text, and, choose, not};
+use crate::formula::{ArgTest, Atom, Atoms, Formula, Pattern, Prefix, Text, and, choose, not};
 use crate::port::{self, PortExpr};
 
 /// Attributes of `exec` that only the kernel knows.
@@ -452,125 +456,6 @@ impl Folder<'_> {
         };
         Ok(Value::Bool(formula))
     }
-
-    /// The address is this one; false for a range.
-    fn exactly(&mut self, range: Prefix) -> Formula {
-        if range.length == Prefix::full(range.v6) {
-            self.atoms.intern(Atom::Address(BTreeSet::from([range])))
-        } else {
-            Formula::False
-        }
-    }
-
-    fn equal(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
-        Ok(match (left, right) {
-            (Value::Later, _) | (_, Value::Later) => self.atoms.intern(Atom::Fileless),
-            (Value::Bool(a), Value::Bool(b)) => choose(a.clone(), b.clone(), not(b.clone())),
-            (Value::Long(a), Value::Long(b)) => constant(a == b),
-            (Value::Text(a), Value::Text(b)) => constant(a == b),
-            (Value::Range(a), Value::Range(b)) => constant(a == b),
-            (Value::Other(a @ EvalResult::EntityUid(_)), Value::Other(b @ EvalResult::EntityUid(_))) => {
-                constant(a == b)
-            }
-            (Value::Seen(a), Value::Seen(b)) if a == b => Formula::True,
-            (Value::Seen(seen), Value::Text(text)) | (Value::Text(text), Value::Seen(seen)) => {
-                self.matching(*seen, [exact(text)])
-            }
-            (Value::Protocol, Value::Protocol) | (Value::Address, Value::Address) => Formula::True,
-            (Value::Args, Value::Args) => Formula::True,
-            (Value::Protocol, Value::Text(text)) | (Value::Text(text), Value::Protocol) => {
-                self.protocols(|name| name == text)
-            }
-            (Value::Address, Value::Range(range)) | (Value::Range(range), Value::Address) => {
-                self.exactly(*range)
-            }
-            (Value::Port(_), Value::Port(_) | Value::Long(_)) | (Value::Long(_), Value::Port(_)) => {
-                let (Some(a), Some(b)) = (number(left), number(right)) else {
-                    return Err(unplaceable(expr));
-                };
-                port::compare(self.atoms, &a, &b, |a, b| a == b)
-            }
-            (Value::Set(_) | Value::Args, Value::Set(_) | Value::Args) => {
-                let there = self.contains_all(expr, left, right)?;
-                and(there, self.contains_all(expr, right, left)?)
-            }
-            _ => return Err(unplaceable(expr)),
-        })
-    }
-
-    fn contains(&mut self, expr: &Expr, set: &Value, element: &Value) -> Folded<Formula> {
-        match (set, element) {
-            (Value::Later, _) => Ok(self.atoms.intern(Atom::Fileless)),
-            (Value::Args, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
-            (Value::Args, Value::Text(text)) => {
-                let args = arguments(std::slice::from_ref(text)).into_iter().map(ArgTest::Some);
-                Ok(self.atoms.intern(Atom::Args(args.collect())))
-            }
-            (Value::Set(elements), element) => {
-                // The usual case, at once: one attribute against many texts.
-                if let (Value::Seen(seen), Some(texts)) = (element, all_texts(elements)) {
-                    return Ok(self.matching(*seen, texts.iter().map(|text| exact(text))));
-                }
-                let mut any = Formula::False;
-                for one in elements {
-                    let same = self.equal(expr, one, element)?;
-                    any = self.atoms.or(any, same);
-                }
-                Ok(any)
-            }
-            _ => Err(unplaceable(expr)),
-        }
-    }
-
-    fn contains_any(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
-        match (left, right) {
-            (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
-            (Value::Args, Value::Args) => Ok(Formula::True),
-            (Value::Args, Value::Set(elements)) | (Value::Set(elements), Value::Args) => {
-                let mut any = Formula::False;
-                for element in elements {
-                    let there = self.contains(expr, &Value::Args, element)?;
-                    any = self.atoms.or(any, there);
-                }
-                Ok(any)
-            }
-            (Value::Set(_), Value::Set(elements)) => {
-                let mut any = Formula::False;
-                for element in elements {
-                    let there = self.contains(expr, left, element)?;
-                    any = self.atoms.or(any, there);
-                }
-                Ok(any)
-            }
-            _ => Err(unplaceable(expr)),
-        }
-    }
-
-    /// Whether every element of `right` is in `left`.
-    fn contains_all(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
-        match (left, right) {
-            (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
-            (Value::Args, Value::Args) => Ok(Formula::True),
-            (Value::Set(elements), Value::Args) => match all_texts(elements) {
-                Some(texts) => {
-                    let test = ArgTest::Every(arguments(&texts));
-                    Ok(self.atoms.intern(Atom::Args(BTreeSet::from([test]))))
-                }
-                None if elements.iter().any(|e| matches!(e, Value::Later)) => {
-                    Ok(self.atoms.intern(Atom::Fileless))
-                }
-                None => Err(unplaceable(expr)),
-            },
-            (Value::Args | Value::Set(_), Value::Set(elements)) => {
-                let mut all = Formula::True;
-                for element in elements {
-                    all = and(all, self.contains(expr, left, element)?);
-                }
-                Ok(all)
-            }
-            _ => Err(unplaceable(expr)),
-        }
-    }
 }
 
 fn unplaceable(expr: &Expr) -> Unplaceable {
@@ -591,75 +476,6 @@ fn number(value: &Value) -> Option<Rc<PortExpr>> {
         Value::Long(number) => Some(Rc::new(PortExpr::Long(*number))),
         _ => None,
     }
-}
-
-fn all_texts(values: &[Value]) -> Option<Vec<String>> {
-    values
-        .iter()
-        .map(|value| match value {
-            Value::Text(text) => Some(text.clone()),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Arguments never hold a zero byte.
-fn arguments(texts: &[String]) -> BTreeSet<Vec<u8>> {
-    texts.iter().filter(|text| !text.contains('\0')).map(|text| text.clone().into_bytes()).collect()
-}
-
-fn exact(text: &str) -> Pattern {
-    if text.is_empty() { vec![] } else { vec![Piece::Bytes(text.as_bytes().to_vec())] }
-}
-
-fn pieces(pattern: &[PatternElem]) -> Pattern {
-    let mut out = Pattern::new();
-    for element in pattern {
-        match (element, out.last_mut()) {
-            (PatternElem::Wildcard, Some(Piece::Any)) => {}
-            (PatternElem::Wildcard, _) => out.push(Piece::Any),
-            (PatternElem::Char(c), Some(Piece::Bytes(bytes))) => {
-                bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            (PatternElem::Char(c), _) => {
-                out.push(Piece::Bytes(c.encode_utf8(&mut [0; 4]).as_bytes().to_vec()));
-            }
-        }
-    }
-    out
-}
-
-/// Whether a text matches a pattern; linear in the product of their lengths.
-fn matches(text: &[u8], pattern: &[Piece]) -> bool {
-    let mut ends: BTreeSet<usize> = BTreeSet::from([0]);
-    for piece in pattern {
-        ends = match piece {
-            Piece::Any => ends.first().map(|first| (*first..=text.len()).collect()).unwrap_or_default(),
-            Piece::Bytes(bytes) => ends
-                .into_iter()
-                .filter(|at| text[*at..].starts_with(bytes))
-                .map(|at| at + bytes.len())
-                .collect(),
-        };
-    }
-    ends.contains(&text.len())
-}
-
-/// `ip("…")` with a literal.
-fn range(expr: &Expr) -> Option<Prefix> {
-    let Expr::UnaryOp { op: UnaryOp::Ip, expr } = expr else { return None };
-    let Expr::Literal(Literal::String(text)) = &**expr else { return None };
-    parse_range(text)
-}
-
-fn parse_range(text: &str) -> Option<Prefix> {
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length.parse().ok()?)),
-        None => (text, None),
-    };
-    let address: std::net::IpAddr = address.parse().ok()?;
-    let full = Prefix::full(address.is_ipv6());
-    Some(Prefix::new(address, length.unwrap_or(full).min(full)))
 }
 
 fn from_cedar(result: EvalResult) -> Value {
