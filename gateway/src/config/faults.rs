@@ -115,9 +115,7 @@ pub(super) fn fill<T: DeserializeOwned>(
                 &path(&key),
                 format!("is not a key of this section; its keys are {}", known.unwrap_or("none")),
             );
-            if table.remove(&key).is_none() {
-                return None;
-            }
+            table.remove(&key)?;
         } else {
             // A wrong type: find the key by trying each value in place of the default's.
             let wrong = table.keys().find(|key| !alone_fits::<T>(&default, key, &table[*key])).cloned();

@@ -40,7 +40,7 @@ const LAST_ACK: Duration = Duration::from_secs(5);
 /// What others tell a channel.
 pub(super) enum Note {
     /// Its sensor opened a stream for it.
-    Attached(Connection),
+    Attached(Box<Connection>),
     /// Its sensor refused to start it.
     Refused(String),
     /// Its sensor says that it is over and knows no more of it.
@@ -271,7 +271,7 @@ impl Channel {
 
     async fn note(&mut self, note: Note) -> Result<(), Stop> {
         match note {
-            Note::Attached(connection) => self.attached(connection).await,
+            Note::Attached(connection) => self.attached(*connection).await,
             Note::Refused(reason) => {
                 if let Some(started) = self.started.take() {
                     let host = self.session.host.clone();

@@ -274,7 +274,7 @@ impl Sensors {
         let (outgoing, frames) = mpsc::channel(FRAMES);
         let connection = Connection { first, incoming, outgoing };
         notes
-            .send(Note::Attached(connection))
+            .send(Note::Attached(Box::new(connection)))
             .await
             .map_err(|_| Status::not_found("the channel has just ended"))?;
         Ok(frames)
