@@ -1,6 +1,7 @@
 //! The SSH door with the real OpenSSH client in front of it. Sign-in is real, against a provider in this process; hosts are local
 //! processes.
 
+mod desk;
 mod host;
 mod hostile;
 mod provider;

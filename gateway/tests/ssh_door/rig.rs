@@ -2,6 +2,7 @@
 
 use crate::host::{LocalHosts, Log};
 use crate::provider::Provider;
+use sallyport_gateway::Gateway;
 use sallyport_gateway::authority::ssh::SshAuthority;
 use sallyport_gateway::config::Faults;
 use sallyport_gateway::identity::{Credentials, OpenId};
@@ -34,6 +35,15 @@ impl Rig {
 
     /// With more lines for `[ssh]`.
     pub(crate) async fn with(more: &str) -> Self {
+        Self::assemble(more, None).await
+    }
+
+    /// In front of a real gateway, to which no host is connected.
+    pub(crate) async fn before(gateway: &Gateway) -> Self {
+        Self::assemble("", Some(gateway)).await
+    }
+
+    async fn assemble(more: &str, gateway: Option<&Gateway>) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let provider = Provider::start().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
@@ -45,9 +55,14 @@ impl Rig {
         let openid: sallyport_gateway::identity::config::Raw = toml::from_str(&openid).expect("toml");
         let (ssh, openid) = (ssh.validate(&mut faults), openid.validate(&mut faults));
         let (Some(ssh), Some(openid)) = (ssh, openid) else { panic!("{faults}") };
-        let state = State::open(&dir.path().join("state.db")).expect("opens");
         let (log, over) = (Log::default(), CancellationToken::new());
-        let hosts: Arc<dyn Hosts> = Arc::new(LocalHosts { log: Arc::clone(&log), over: over.clone() });
+        let (state, hosts): (State, Arc<dyn Hosts>) = match gateway {
+            Some(gateway) => (gateway.state.clone(), Arc::new(gateway.authorizer.clone())),
+            None => {
+                let state = State::open(&dir.path().join("state.db")).expect("opens");
+                (state, Arc::new(LocalHosts { log: Arc::clone(&log), over: over.clone() }))
+            }
+        };
         let door = Door::new(
             ssh,
             "gw.test".to_owned(),
