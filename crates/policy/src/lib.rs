@@ -6,9 +6,9 @@
 //! one local user; [`KernelPolicy`] walks them as the kernel does and answers what Cedar answers
 //! (`tests/differential.rs`). Everything a policy can speak of is in [`SCHEMA`].
 //!
-//! The way of a policy into the kernel: [`load`] (Cedar's parser and validator) → [`residual`] (what is known is
-//! folded away) → [`formula`] (what is left, with Cedar's errors) → [`automaton`] and [`trie`] (values to classes) →
-//! [`table`] (classes to decisions) → [`compile`] (into the arena).
+//! The way of a policy into the kernel: `load` (Cedar's parser and validator) → `residual` (what is known is
+//! folded away) → `formula` (what is left, with Cedar's errors) → `automaton` and `trie` (values to classes) →
+//! `table` (classes to decisions) → `compile` (into the arena).
 //!
 //! Pure: no clock, no network, and no file except in [`Bundle::read_dir`].
 
