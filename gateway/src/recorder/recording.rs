@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// Encoded bytes that are written at once; so much of the newest output a crash may take at most …
 const WRITE_AT: usize = 256 * 1024;
@@ -35,6 +36,8 @@ pub struct RecordingOpen {
     started: Instant,
     unwritten_since: Option<Instant>,
     synced: Instant,
+    /// An fsync under way: output need not wait for it, only for the one before.
+    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 /// A finished recording.
@@ -82,7 +85,15 @@ impl RecordingOpen {
         })
         .await?;
         let now = Instant::now();
-        Ok(Self { path, sink: Some(sink), cast, started: now, unwritten_since: None, synced: now })
+        Ok(Self {
+            path,
+            sink: Some(sink),
+            cast,
+            started: now,
+            unwritten_since: None,
+            synced: now,
+            syncing: None,
+        })
     }
 
     /// Output of the channel.
@@ -118,11 +129,13 @@ impl RecordingOpen {
         if self.cast.pending() < WRITE_AT && !late {
             return Ok(());
         }
-        let sync = self.synced.elapsed() >= SYNC_EVERY;
-        if sync {
+        self.write().await?;
+        if self.synced.elapsed() >= SYNC_EVERY {
             self.synced = Instant::now();
+            self.sync_done().await?;
+            self.start_sync()?;
         }
-        self.write(sync).await
+        Ok(())
     }
 
     /// Ends it: writes and fsyncs everything.
@@ -131,7 +144,10 @@ impl RecordingOpen {
     /// The disk.
     pub async fn finish(mut self, status: Option<u32>) -> Result<Finished, RecordingError> {
         self.cast.end(self.started.elapsed(), status);
-        self.write(true).await?;
+        self.write().await?;
+        self.sync_done().await?;
+        self.start_sync()?;
+        self.sync_done().await?;
         match self.sink {
             Some(sink) => Ok(Finished { sha256: hex::encode(sink.hash.finalize()), bytes: sink.bytes }),
             None => Err(gone(&self.path)),
@@ -150,21 +166,27 @@ impl RecordingOpen {
         self.unwritten_since.get_or_insert_with(Instant::now);
     }
 
-    async fn write(&mut self, sync: bool) -> Result<(), RecordingError> {
+    async fn write(&mut self) -> Result<(), RecordingError> {
         self.unwritten_since = None;
         let data = self.cast.take();
         // Gone after a failed write: it stays failed.
         let mut sink = self.sink.take().ok_or_else(|| gone(&self.path))?;
-        let sink = blocking(&self.path, move || {
-            sink.write(&data)?;
-            if sync {
-                sink.file.sync_data()?;
-            }
-            Ok(sink)
-        })
-        .await?;
+        let sink = blocking(&self.path, move || sink.write(&data).map(|()| sink)).await?;
         self.sink = Some(sink);
         Ok(())
+    }
+
+    fn start_sync(&mut self) -> Result<(), RecordingError> {
+        let sink = self.sink.as_ref().ok_or_else(|| gone(&self.path))?;
+        let file = sink.file.try_clone().map_err(|err| RecordingError { path: self.path.clone(), err })?;
+        self.syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        Ok(())
+    }
+
+    async fn sync_done(&mut self) -> Result<(), RecordingError> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        let done = syncing.await.unwrap_or_else(|_| Err(io::Error::other("the writer was stopped")));
+        done.map_err(|err| RecordingError { path: self.path.clone(), err })
     }
 }
 

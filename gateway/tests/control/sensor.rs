@@ -142,6 +142,13 @@ impl Host {
                 frames.push(exit(0));
                 (Program::Sleep, frames)
             }
+            Some((kind @ ("text" | "binary"), mib)) => {
+                let byte = if kind == "text" { b'x' } else { 0xfe };
+                let piece = Bytes::from(vec![byte; 64 << 10]);
+                let mut frames = vec![stdout(piece); mib.parse::<usize>().unwrap() * 16];
+                frames.push(exit(0));
+                (Program::Sleep, frames)
+            }
             _ if line == "sleep" => (Program::Sleep, vec![stdout(Bytes::from_static(b"sleeping\n"))]),
             _ => (Program::Cat, Vec::new()),
         };
