@@ -49,12 +49,7 @@ pub(crate) unsafe fn send(kind: u32, message: *const u8, len: u64) {
     count(kind * 2);
     // SAFETY: the caller's promise.
     let status = unsafe {
-        bpf_ringbuf_output(
-            (&raw const maps::EVENTS).cast_mut().cast(),
-            message.cast_mut().cast(),
-            len,
-            0,
-        )
+        bpf_ringbuf_output((&raw const maps::EVENTS).cast_mut().cast(), message.cast_mut().cast(), len, 0)
     };
     if status != 0 {
         count(kind * 2 + 1);

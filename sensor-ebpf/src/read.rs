@@ -2,9 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
 use sallyport_sensor_abi::kernel::Offsets;
 
 /// Written by the loader, then frozen by the kernel.
@@ -93,9 +91,8 @@ pub(crate) fn next(counter: u32) -> u32 {
 pub(crate) fn kernel<T: Copy + Default>(at: Address) -> Result<T, Unreadable> {
     let mut value = T::default();
     // SAFETY: `value` is writable for its size; the kernel checks the source.
-    let status = unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, at as *const c_void)
-    };
+    let status =
+        unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, at as *const c_void) };
     if status == 0 { Ok(value) } else { Err(Unreadable) }
 }
 

@@ -6,10 +6,7 @@
 //! traffic of sockets connected earlier. On error: denied.
 
 use aya_ebpf::{
-    EbpfContext as _,
-    bindings::bpf_sock_addr,
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
+    EbpfContext as _, bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
 use sallyport_sensor_abi::{
     event::{Connect, OP_CONNECT, OP_SEND, cause, kind},

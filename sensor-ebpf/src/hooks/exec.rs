@@ -5,7 +5,8 @@
 //! kernel delivers before it returns to user space.
 
 use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_send_signal, macros::raw_tracepoint, programs::RawTracePointContext,
+    EbpfContext as _, helpers::generated::bpf_send_signal, macros::raw_tracepoint,
+    programs::RawTracePointContext,
 };
 use sallyport_sensor_abi::{
     ARGS_BYTES, ARGS_JUDGED, PATH_BYTES,
@@ -61,7 +62,14 @@ impl Args {
 }
 
 #[inline(always)]
-fn decide(index: u32, area: *mut Scratch, bprm: Address, task: Address, tag: &Tag, args: &mut Args) -> Verdict {
+fn decide(
+    index: u32,
+    area: *mut Scratch,
+    bprm: Address,
+    task: Address,
+    tag: &Tag,
+    args: &mut Args,
+) -> Verdict {
     let by_path = by_path(index, area, bprm, tag);
     locate(task, args);
     let judge = match by_path {
@@ -110,7 +118,9 @@ fn path_word(index: u32, area: *mut Scratch, judge: Judge) -> Option<Word> {
         let class = judge::arena(base.wrapping_add((*area).state).wrapping_add(eoi))?;
         let fileless = (*area).flags & sallyport_sensor_abi::event::EXEC_FILELESS;
         judge::arena(
-            base.wrapping_add((*policy).exec_table).wrapping_add(class.wrapping_mul(2)).wrapping_add(fileless),
+            base.wrapping_add((*policy).exec_table)
+                .wrapping_add(class.wrapping_mul(2))
+                .wrapping_add(fileless),
         )
     }
 }
@@ -166,7 +176,8 @@ fn by_args(index: u32, area: *mut Scratch, judge: Judge, row: u32, args: &Args) 
         }
         let base = (*policy).base;
         let eoi = (*policy).args.stride.wrapping_sub(1);
-        let class = judge::arena(base.wrapping_add((*area).state).wrapping_add(eoi)).ok_or(cause::READ_FAILED)?;
+        let class =
+            judge::arena(base.wrapping_add((*area).state).wrapping_add(eoi)).ok_or(cause::READ_FAILED)?;
         judge::arena(
             base.wrapping_add((*policy).args_table)
                 .wrapping_add(row.wrapping_mul((*policy).args.classes))
@@ -186,7 +197,14 @@ unsafe fn read_chunk(area: *mut Scratch, at: Address, len: u32) -> Result<(), re
 
 /// Sends the event from the area.
 #[inline(always)]
-pub(crate) fn report(area: *mut Scratch, task: Address, tag: &Tag, verdict: Verdict, args: &Args, flags: u32) {
+pub(crate) fn report(
+    area: *mut Scratch,
+    task: Address,
+    tag: &Tag,
+    verdict: Verdict,
+    args: &Args,
+    flags: u32,
+) {
     // SAFETY: `area` is claimed; offsets point into `OFFSETS`.
     unsafe {
         let parent = read::kernel::<Address>(task + offset!(task_struct_real_parent)).unwrap_or(0);

@@ -91,9 +91,6 @@ fn refuse(tag: &Tag, child_tgid: u32, child_started: u64, cause: u32) {
 
 #[inline(always)]
 fn report(tag: &Tag, child_tgid: u32, child_started: u64, verdict: Verdict) {
-    Small {
-        header: header(kind::FORK, tag, verdict),
-        body: Fork { child_tgid, _pad: 0, child_started },
-    }
-    .send();
+    Small { header: header(kind::FORK, tag, verdict), body: Fork { child_tgid, _pad: 0, child_started } }
+        .send();
 }

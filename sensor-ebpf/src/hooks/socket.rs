@@ -4,9 +4,7 @@
 //! raw sockets are refused, since their traffic passes by the other hooks. Datagrams of ICMP sockets pass by, too, so
 //! such a socket is allowed only if the policy allows ICMP to every address. On error: denied.
 
-use aya_ebpf::{
-    EbpfContext as _, bindings::bpf_sock, macros::cgroup_sock, programs::SockContext,
-};
+use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_sock, programs::SockContext};
 use sallyport_sensor_abi::{
     event::{Connect, OP_SOCKET, cause, kind},
     policy::DENY as DENY_WORD,

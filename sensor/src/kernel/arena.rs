@@ -52,7 +52,8 @@ impl Arena {
         let at = self.used.partition_point(|used| used.block < region.block);
         let fits_before = at == 0 || self.used[at - 1].end() <= region.block;
         let fits_after = self.used.get(at).is_none_or(|next| region.end() <= next.block);
-        let inside = region.blocks > 0 && region.block < self.blocks && region.blocks <= self.blocks - region.block;
+        let inside =
+            region.blocks > 0 && region.block < self.blocks && region.blocks <= self.blocks - region.block;
         let fits = fits_before && inside && fits_after;
         if fits {
             self.used.insert(at, region);

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use aya::programs::{
-    CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError, RawTracePoint,
-    links::FdLink,
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError, RawTracePoint, links::FdLink,
 };
 use aya::{Btf, Ebpf};
 
@@ -61,7 +60,8 @@ pub(super) fn attach_all(
         Mode::Tracepoint => None,
     };
     // All are loaded before the first is attached, so a refused program changes nothing.
-    let wanted = || PROGRAMS.into_iter().filter(|(_, hook)| mode == Mode::Lsm || !matches!(hook, Hook::Lsm(_)));
+    let wanted =
+        || PROGRAMS.into_iter().filter(|(_, hook)| mode == Mode::Lsm || !matches!(hook, Hook::Lsm(_)));
     for (name, hook) in wanted() {
         let program = ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
         load(program, hook, btf.as_ref()).map_err(|error| refused(name, error))?;
@@ -70,8 +70,7 @@ pub(super) fn attach_all(
     }
     for (name, hook) in wanted() {
         let program = ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
-        let link = attach(program, hook, cgroup)
-            .map_err(|source| KernelError::Attach { name, source })?;
+        let link = attach(program, hook, cgroup).map_err(|source| KernelError::Attach { name, source })?;
         let path = links.join(name);
         link.pin(&path).map_err(|source| KernelError::Pin { path, source: source.into() })?;
     }

@@ -65,5 +65,8 @@ fn every_cut_is_an_error_and_nothing_panics() {
 fn unknown_numbers_are_errors() {
     let error = |header: abi::Header| Event::try_from(bytes(&header).as_slice()).unwrap_err();
     assert_eq!(error(header(99, 0, 0)), DecodeError::Unknown { what: "kind", value: 99 });
-    assert_eq!(error(header(kind::EXIT, UNJUDGED | DENY, 77)), DecodeError::Unknown { what: "cause", value: 77 });
+    assert_eq!(
+        error(header(kind::EXIT, UNJUDGED | DENY, 77)),
+        DecodeError::Unknown { what: "cause", value: 77 }
+    );
 }

@@ -7,10 +7,8 @@ use std::sync::atomic::Ordering;
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use sallyport_sensor_abi::kernel::{Offsets, meta};
-use sallyport_sensor_abi::session::{Session, Tag};
-use sallyport_sensor_abi::{
-    ABI_VERSION, ARENA_BLOCKS, MAX_POLICIES, MAX_SESSIONS, TASKS_SOFT_LIMIT,
-};
+use sallyport_sensor_abi::session::Tag;
+use sallyport_sensor_abi::{ABI_VERSION, ARENA_BLOCKS, MAX_POLICIES, MAX_SESSIONS, TASKS_SOFT_LIMIT};
 
 use super::mapped::Mapped;
 use super::policies::Policies;
@@ -70,8 +68,11 @@ impl Kernel {
     }
 
     fn open(pin_dir: &Path, mode: Mode, generation: u64, lock: pins::PinLock) -> Result<Self, KernelError> {
-        let tasks = HashMap::try_from(open_map(pin_dir, "TASKS")?)
-            .map_err(|source| KernelError::Map { map: "TASKS", action: "open", source: source.into() })?;
+        let tasks = HashMap::try_from(open_map(pin_dir, "TASKS")?).map_err(|source| KernelError::Map {
+            map: "TASKS",
+            action: "open",
+            source: source.into(),
+        })?;
         let counters = PerCpuArray::try_from(open_map(pin_dir, "COUNTERS")?)
             .map_err(|source| KernelError::Map { map: "COUNTERS", action: "open", source: source.into() })?;
         let kernel = Self {
@@ -205,10 +206,8 @@ fn replace(pin_dir: &Path, mode: Mode, cgroup: Option<&Path>) -> Result<u64, Ker
 
 /// Parses the object and makes its maps: pinned below `pin_dir` (or taken from there), or small and private.
 pub(super) fn load_object(offsets: &Offsets, pin_dir: Option<&Path>) -> Result<Ebpf, KernelError> {
-    let cpus = aya::util::nr_cpus().map_err(|(path, source)| KernelError::Pin {
-        path: path.into(),
-        source: source.into(),
-    })?;
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(path, source)| KernelError::Pin { path: path.into(), source: source.into() })?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global("OFFSETS", offsets, true)
@@ -234,8 +233,6 @@ impl Kernel {
                 self.untag(task.tgid)?;
             }
         }
-        debug_assert!(self.sessions.len() == MAX_SESSIONS);
-        let _ = std::mem::size_of::<Session>();
         Ok(())
     }
 }

@@ -89,14 +89,14 @@ impl<T: Copy> Mapped<T> {
 
     /// A 32-bit word of an entry, at a byte offset.
     pub(super) fn word(&self, index: u32, offset: usize) -> &AtomicU32 {
-        assert!(offset % 4 == 0 && offset + 4 <= size_of::<T>());
+        assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
         // SAFETY: in bounds and aligned by the assertions; lives as long as `self`; others use atomics, too.
         unsafe { AtomicU32::from_ptr(self.entry(index).cast::<u8>().add(offset).cast()) }
     }
 
     /// A 64-bit word of an entry, at a byte offset.
     pub(super) fn double_word(&self, index: u32, offset: usize) -> &AtomicU64 {
-        assert!(offset % 8 == 0 && offset + 8 <= size_of::<T>());
+        assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
         // SAFETY: as in `word`.
         unsafe { AtomicU64::from_ptr(self.entry(index).cast::<u8>().add(offset).cast()) }
     }

@@ -91,7 +91,10 @@ pub struct Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").field("pin_dir", &self.pin_dir).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("pin_dir", &self.pin_dir)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,9 +102,7 @@ impl std::fmt::Debug for Kernel {
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// Built without `sensor-ebpf`.
-    #[error(
-        "this sensor was built without its kernel programs; run `cargo xtask ebpf` and build it again"
-    )]
+    #[error("this sensor was built without its kernel programs; run `cargo xtask ebpf` and build it again")]
     NoObject,
     /// Not root.
     #[error("loading kernel programs needs root (CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_NET_ADMIN)")]
@@ -127,7 +128,9 @@ pub enum KernelError {
         tasks: usize,
     },
     /// Asked for LSM mode where it does not work.
-    #[error("lsm mode was asked for but does not work here: {reason}; set `mode = \"tracepoint\"` or leave it out")]
+    #[error(
+        "lsm mode was asked for but does not work here: {reason}; set `mode = \"tracepoint\"` or leave it out"
+    )]
     NoLsm {
         /// Why, as [`probe`] says.
         reason: String,

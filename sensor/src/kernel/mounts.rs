@@ -76,9 +76,8 @@ pub(super) fn cgroup2() -> Option<PathBuf> {
 /// Opens the root of the cgroup2 hierarchy, mounting it for a moment if it is nowhere. What is attached stays
 /// attached to the hierarchy, wherever that is mounted.
 pub(super) fn open_cgroup(given: Option<&Path>) -> Result<File, MountError> {
-    let open = |path: &Path| {
-        File::open(path).map_err(|source| MountError::Cgroup { path: path.into(), source })
-    };
+    let open =
+        |path: &Path| File::open(path).map_err(|source| MountError::Cgroup { path: path.into(), source });
     if let Some(path) = given {
         return if is(path, CGROUP2_SUPER_MAGIC) {
             open(path)

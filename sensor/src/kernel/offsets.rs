@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use btf_rs::{Btf, BtfType as _, Type};
+use btf_rs::{Btf, Type};
 use sallyport_sensor_abi::kernel::Offsets;
 
 /// Where kernels from 5.4 on describe themselves, if built with `CONFIG_DEBUG_INFO_BTF`.
@@ -25,7 +25,9 @@ pub enum OffsetError {
         source: btf_rs::Error,
     },
     /// A field moved out of sight.
-    #[error("Linux {release} has no field `{field}` in `struct {structure}`; this sensor does not know that kernel yet")]
+    #[error(
+        "Linux {release} has no field `{field}` in `struct {structure}`; this sensor does not know that kernel yet"
+    )]
     NoField {
         /// Structure.
         structure: &'static str,
@@ -125,10 +127,7 @@ fn aggregate(btf: &Btf, member: &btf_rs::Member) -> Option<btf_rs::Struct> {
         r#type = match &r#type {
             Type::Struct(found) | Type::Union(found) => return Some(found.clone()),
             Type::Const(inner) | Type::Volatile(inner) => btf.resolve_chained_type(inner).ok()?,
-            _ => {
-                let _ = member.get_type_id();
-                return None;
-            }
+            _ => return None,
         };
     }
     None

@@ -33,11 +33,15 @@ const GENERATION: usize = offset_of!(PolicyHeader, generation);
 impl Policies {
     /// Takes stock of what is loaded.
     pub(super) fn new(headers: Mapped<PolicyHeader>, arena: Mapped<ArenaBlock>, meta: Mapped<u64>) -> Self {
-        let loaded = (0..headers.len()).map(|slot| headers.read(slot)).filter(|header| header.generation != 0);
+        let loaded =
+            (0..headers.len()).map(|slot| headers.read(slot)).filter(|header| header.generation != 0);
         let (book, bad) =
             Arena::rebuild(ARENA_BLOCKS, loaded.map(|header| Region::of(header.base, header.words)));
         for region in bad {
-            tracing::error!(?region, "a loaded policy overlaps another; sessions with it will be given new ones");
+            tracing::error!(
+                ?region,
+                "a loaded policy overlaps another; sessions with it will be given new ones"
+            );
         }
         Self { headers, arena, meta, book: Mutex::new(Book { arena: book, freed: true }) }
     }
@@ -48,7 +52,8 @@ impl Policies {
 
     fn load(&self, header: &PolicyHeader, words: &[u32]) -> Result<LoadedPolicy, KernelError> {
         check(header, words)?;
-        let count = u32::try_from(words.len()).map_err(|_| KernelError::BadPolicy("it has too many words"))?;
+        let count =
+            u32::try_from(words.len()).map_err(|_| KernelError::BadPolicy("it has too many words"))?;
         let mut book = self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if book.freed {
             grace_period();
@@ -57,10 +62,11 @@ impl Policies {
         let slot = (0..self.headers.len())
             .find(|slot| !self.is_loaded(*slot))
             .ok_or(KernelError::Full { what: "compiled policies", limit: MAX_POLICIES })?;
-        let region = book.arena.allocate(Region::of(0, count).blocks).ok_or_else(|| KernelError::ArenaFull {
-            words: words.len(),
-            free: book.arena.largest_hole() as usize * ARENA_BLOCK as usize,
-        })?;
+        let region =
+            book.arena.allocate(Region::of(0, count).blocks).ok_or_else(|| KernelError::ArenaFull {
+                words: words.len(),
+                free: book.arena.largest_hole() as usize * ARENA_BLOCK as usize,
+            })?;
         for (i, chunk) in words.chunks(ARENA_BLOCK as usize).enumerate() {
             let mut block = [0; ARENA_BLOCK as usize];
             block[..chunk.len()].copy_from_slice(chunk);
@@ -125,7 +131,10 @@ impl Kernel {
     pub fn policies(&self) -> Vec<LoadedPolicy> {
         let headers = &self.policies.headers;
         (0..headers.len())
-            .map(|slot| LoadedPolicy { slot, generation: headers.double_word(slot, GENERATION).load(Ordering::SeqCst) })
+            .map(|slot| LoadedPolicy {
+                slot,
+                generation: headers.double_word(slot, GENERATION).load(Ordering::SeqCst),
+            })
             .filter(|loaded| loaded.generation != 0)
             .collect()
     }

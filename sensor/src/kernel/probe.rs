@@ -42,7 +42,8 @@ pub struct ModeFacts {
 
 /// `uname -r`.
 pub(super) fn release() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
 }
 
 /// Looks, and as root also tries. Attaches nothing and leaves nothing behind.
@@ -51,7 +52,10 @@ pub fn probe() -> KernelFacts {
     let has_object = !object::bytes().is_empty();
     let mut common = Vec::new();
     if !has_object {
-        common.push("this sensor was built without its kernel programs; run `cargo xtask ebpf` and build it again".into());
+        common.push(
+            "this sensor was built without its kernel programs; run `cargo xtask ebpf` and build it again"
+                .into(),
+        );
     }
     if !root {
         common.push("not running as root, so nothing could be tried".into());
@@ -63,7 +67,8 @@ pub fn probe() -> KernelFacts {
             !matches!(error, super::OffsetError::NoBtf { .. })
         }
     };
-    let lsm_obstacles: Vec<_> = common.iter().cloned().chain(if common.is_empty() { lsm_refusal() } else { None }).collect();
+    let lsm_obstacles: Vec<_> =
+        common.iter().cloned().chain(if common.is_empty() { lsm_refusal() } else { None }).collect();
     let lsm_works = lsm_obstacles.is_empty();
     let tracepoint_works = common.is_empty();
     KernelFacts {
@@ -99,7 +104,9 @@ pub(super) fn lsm_refusal() -> Option<String> {
                 lsms.join(",")
             ));
         }
-        None => return Some("the active security modules cannot be read from /sys/kernel/security/lsm".into()),
+        None => {
+            return Some("the active security modules cannot be read from /sys/kernel/security/lsm".into());
+        }
     }
     let offsets = match offsets::read() {
         Ok(offsets) => offsets,

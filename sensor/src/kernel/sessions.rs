@@ -58,7 +58,8 @@ impl Kernel {
         let slot = (0..MAX_SESSIONS)
             .find(|slot| self.number(*slot).load(Ordering::SeqCst) == 0)
             .ok_or(KernelError::Full { what: "sessions", limit: MAX_SESSIONS })?;
-        self.sessions.write(slot, &Session { number: 0, policy: policy_slot, flags: 0, tasks: 0, task_limit });
+        self.sessions
+            .write(slot, &Session { number: 0, policy: policy_slot, flags: 0, tasks: 0, task_limit });
         self.number(slot).store(number, Ordering::SeqCst);
         Ok(())
     }
@@ -152,8 +153,11 @@ impl Kernel {
         self.tasks_map()
             .iter()
             .map(|entry| {
-                let (tgid, tag) =
-                    entry.map_err(|source| KernelError::Map { map: "TASKS", action: "read", source: source.into() })?;
+                let (tgid, tag) = entry.map_err(|source| KernelError::Map {
+                    map: "TASKS",
+                    action: "read",
+                    source: source.into(),
+                })?;
                 Ok(TaggedTask { tgid, session: tag.session, channel: tag.channel, started: tag.started })
             })
             .collect()

@@ -20,10 +20,11 @@ impl Kernel {
     /// Events seen and lost since the maps were made.
     pub fn counters(&self) -> Result<Counters, KernelError> {
         let sum = |index: u32| -> Result<u64, KernelError> {
-            let per_cpu = self
-                .counters
-                .get(&index, 0)
-                .map_err(|source| KernelError::Map { map: "COUNTERS", action: "read", source: source.into() })?;
+            let per_cpu = self.counters.get(&index, 0).map_err(|source| KernelError::Map {
+                map: "COUNTERS",
+                action: "read",
+                source: source.into(),
+            })?;
             Ok(per_cpu.iter().sum())
         };
         // Lost first: an event in between must not look like one that was received twice.

@@ -40,12 +40,14 @@ async fn a_forbidden_path_leaves_no_trace() {
     }
     let (head, exec) = &execs[1];
     assert_eq!(head.judgement, Judgement::Allowed);
-    assert_eq!((exec.path.as_slice(), exec.arguments()), (&b"/usr/bin/mkdir"[..], vec!["mkdir".into(), "dir".into()]));
+    assert_eq!(
+        (exec.path.as_slice(), exec.arguments()),
+        (&b"/usr/bin/mkdir"[..], vec!["mkdir".into(), "dir".into()])
+    );
 
     assert!(host.run(None, "/usr/bin/touch made").ok());
     assert!(host.file("made").exists(), "an untagged process was denied");
     assert!(host.drain().await.is_empty(), "an untagged process was reported");
-    host.finish();
 }
 
 #[tokio::test]
@@ -67,7 +69,6 @@ async fn every_spelling_of_a_path_is_the_same() {
         assert!(host.file("made").exists(), "the control did nothing: {script}");
         std::fs::remove_file(host.file("made")).expect("remove");
     }
-    host.finish();
 }
 
 #[tokio::test]
@@ -78,18 +79,22 @@ async fn arguments_are_judged_before_the_first_instruction() {
     assert!(!host.file("a").exists() && !host.file("forbidden").exists(), "it ran");
     assert!(host.file("ok").exists(), "other arguments are allowed");
     let execs = execs(host.drain().await);
-    assert_eq!(execs.iter().map(|(head, _)| head.judgement).collect::<Vec<_>>(), [DENIED, Judgement::Allowed]);
+    assert_eq!(
+        execs.iter().map(|(head, _)| head.judgement).collect::<Vec<_>>(),
+        [DENIED, Judgement::Allowed]
+    );
     assert_eq!(execs[0].1.arguments(), ["touch", "a", "forbidden", "b"]);
     assert!(host.run(None, "touch a forbidden b").ok());
     assert!(host.file("forbidden").exists());
-    host.finish();
 }
 
 #[tokio::test]
 async fn long_arguments_are_judged_to_the_limit_and_denied_beyond() {
     let mut host = Host::start();
     host.session(1, &Tables::allow_all().path("/usr/bin/mkdir", BY_ARGS).argument("forbidden", RULE));
-    let run = |session, text: &str| host.run(session, &format!("{}helper long-argument /usr/bin/mkdir {text}", shell_function()));
+    let run = |session, text: &str| {
+        host.run(session, &format!("{}helper long-argument /usr/bin/mkdir {text}", shell_function()))
+    };
     // `mkdir` complains about the first name, which is too long, and makes the others.
     run(Some(1), "30000 fine");
     assert!(host.file("fine").exists(), "under the limit, allowed");
@@ -104,7 +109,6 @@ async fn long_arguments_are_judged_to_the_limit_and_denied_beyond() {
     assert_eq!(mkdir.len(), 3);
     assert_eq!(mkdir[2].0.judgement, Judgement::Unjudged(Cause::ArgsTooLong));
     assert!(mkdir[0].1.args_cut() && mkdir[0].1.args_total > 30_000);
-    host.finish();
 }
 
 #[tokio::test]
@@ -116,7 +120,6 @@ async fn a_copy_under_another_name_is_denied_by_default() {
     assert!(host.file("innocent").exists() && !host.file("made").exists());
     assert!(host.run(None, script).ok());
     assert!(host.file("made").exists());
-    host.finish();
 }
 
 #[tokio::test]
@@ -129,11 +132,16 @@ async fn files_without_a_name_are_told_apart() {
     let unlinked = "cp /usr/bin/mkdir gone; exec 3<gone; rm gone; /proc/self/fd/3 unlinked-ran";
     host.run(Some(1), unlinked);
     assert!(!host.file("unlinked-ran").exists(), "a deleted file ran");
-    assert!(execs(host.drain().await).iter().filter(|(head, exec)| exec.fileless && head.judgement == DENIED).count() == 2);
+    assert!(
+        execs(host.drain().await)
+            .iter()
+            .filter(|(head, exec)| exec.fileless && head.judgement == DENIED)
+            .count()
+            == 2
+    );
     host.run(None, &script);
     host.run(None, unlinked);
     assert!(host.file("memfd-ran").exists() && host.file("unlinked-ran").exists());
-    host.finish();
 }
 
 #[tokio::test]
@@ -148,8 +156,11 @@ async fn scripts_are_judged_as_their_interpreter_and_by_lsm_as_themselves() {
     host.kernel.close_session(1).expect("close");
     host.session(1, &Tables::allow_all().path(script.to_str().expect("UTF-8"), RULE));
     host.run(Some(1), "./script");
-    assert_eq!(host.file("script-ran").exists(), host.kernel.mode() == Mode::Tracepoint, "see `probe` for the limit");
-    host.finish();
+    assert_eq!(
+        host.file("script-ran").exists(),
+        host.kernel.mode() == Mode::Tracepoint,
+        "see `probe` for the limit"
+    );
 }
 
 #[tokio::test]
@@ -163,12 +174,12 @@ async fn a_path_that_is_too_long_or_too_deep_is_denied() {
         host.run(Some(1), &script);
         assert!(!host.file(mark).exists(), "{mark}: what could not be judged ran");
         let unjudged = execs(host.drain().await);
-        let unjudged = unjudged.iter().find(|(head, _)| head.judgement == Judgement::Unjudged(Cause::PathTooLong));
+        let unjudged =
+            unjudged.iter().find(|(head, _)| head.judgement == Judgement::Unjudged(Cause::PathTooLong));
         assert!(unjudged.is_some_and(|(_, exec)| exec.path_cut && exec.path.ends_with(b"/m")), "{mark}");
         host.run(None, &script);
         assert!(host.file(mark).exists(), "{mark}: the control did not run");
     }
-    host.finish();
 }
 
 #[tokio::test]
@@ -183,7 +194,10 @@ async fn mounts_of_unprivileged_users_do_not_pass_for_the_hosts() {
         host.file("mine/true").display()
     );
     host.run(Some(1), &script);
-    assert!(!host.file("spoofed").exists(), "a bind mount in a user namespace passed for a program of the host");
+    assert!(
+        !host.file("spoofed").exists(),
+        "a bind mount in a user namespace passed for a program of the host"
+    );
     let execs = execs(host.drain().await);
     assert!(
         execs.iter().any(|(head, exec)| exec.path.starts_with(b"/(userns)/") && head.judgement.is_denied()),
@@ -191,7 +205,6 @@ async fn mounts_of_unprivileged_users_do_not_pass_for_the_hosts() {
     );
     host.run(None, &script);
     assert!(host.file("spoofed").exists(), "the control did not run");
-    host.finish();
 }
 
 #[tokio::test]
@@ -202,13 +215,12 @@ async fn a_chroot_does_not_change_the_path() {
                   /usr/sbin/chroot root /usr/bin/true; cp root/usr/bin/true root/usr/bin/mkdir; chroot root /usr/bin/mkdir made; true";
     if !std::path::Path::new("/usr/bin/busybox").exists() && !std::path::Path::new("/bin/busybox").exists() {
         eprintln!("skipped: needs a statically linked busybox");
-        return host.finish();
+        return;
     }
     host.run(Some(1), script);
     assert!(!host.file("root/made").exists(), "a chroot made a private program look like one of the host");
     host.run(None, script);
     assert!(host.file("root/made").exists(), "the control did not run");
-    host.finish();
 }
 
 #[tokio::test]
@@ -237,7 +249,6 @@ async fn a_new_policy_holds_at_once_and_a_sealed_session_is_closed() {
     host.kernel.close_session(1).expect("close");
     host.session(2, &Tables::allow_all());
     assert!(host.kernel.seal_session(1).is_err());
-    host.finish();
 }
 
 #[tokio::test]
@@ -254,5 +265,4 @@ async fn processes_of_a_forgotten_session_are_denied_everything() {
     let denied = execs(host.drain().await);
     assert_eq!(denied[0].0.judgement, Judgement::Unjudged(Cause::NoPolicy));
     assert_eq!(host.kernel.sessions()[0].tasks, 0, "it is not counted for the other session");
-    host.finish();
 }

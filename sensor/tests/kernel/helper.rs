@@ -12,7 +12,7 @@ type Outcome = Result<(), std::io::Error>;
 const VARIABLE: &str = "SALLYPORT_HELPER";
 
 /// A shell function `helper` that runs this binary as the helper.
-pub fn shell_function() -> String {
+pub(crate) fn shell_function() -> String {
     let exe = std::env::current_exe().expect("own path");
     format!(
         "helper() {{ {VARIABLE}=\"$*\" {} --exact helper::run_as_helper --nocapture >/dev/null; }}; ",
@@ -22,6 +22,10 @@ pub fn shell_function() -> String {
 
 /// Not a test: does nothing unless a script runs this binary as the helper.
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the status is all that the script wants; libtest would make another of it"
+)]
 fn run_as_helper() {
     let Ok(command) = std::env::var(VARIABLE) else { return };
     let words: Vec<_> = command.split(' ').collect();
@@ -97,7 +101,9 @@ fn unbound(address: SocketAddr) -> std::io::Result<UdpSocket> {
 
 fn mapped(address: SocketAddr) -> SocketAddr {
     match address {
-        SocketAddr::V4(address) => SocketAddrV6::new(address.ip().to_ipv6_mapped(), address.port(), 0, 0).into(),
+        SocketAddr::V4(address) => {
+            SocketAddrV6::new(address.ip().to_ipv6_mapped(), address.port(), 0, 0).into()
+        }
         SocketAddr::V6(_) => address,
     }
 }

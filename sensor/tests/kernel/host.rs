@@ -13,7 +13,7 @@ use sallyport_sensor::kernel::{Event, EventStream, Kernel, KernelOptions, Mode};
 use crate::tables::Tables;
 
 /// A folder of pins, which goes when dropped, even if the test failed.
-pub struct Pins(pub PathBuf);
+pub(crate) struct Pins(pub(crate) PathBuf);
 
 impl Drop for Pins {
     fn drop(&mut self) {
@@ -26,17 +26,17 @@ impl Drop for Pins {
 }
 
 /// The programs, pinned in a folder of their own. Dropped from top to bottom: the pins after the kernel.
-pub struct Host {
-    pub kernel: Kernel,
-    pub events: EventStream,
-    pub pins: Pins,
-    pub folder: tempfile::TempDir,
-    pub _serial: Flock<File>,
+pub(crate) struct Host {
+    pub(crate) kernel: Kernel,
+    pub(crate) events: EventStream,
+    pub(crate) pins: Pins,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) _serial: Flock<File>,
 }
 
 impl Host {
     /// Loads the programs. `SALLYPORT_TEST_MODE` chooses the mode; otherwise it is the one that works here.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "tests of kernel programs need root; run them as root or leave them out with `--skip kernel`"
@@ -44,28 +44,29 @@ impl Host {
         let lock = File::create("/tmp/sallyport-kernel-tests.lock").expect("lock file");
         let serial = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("lock");
         let folder = tempfile::tempdir().expect("temporary folder");
-        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/sallyport-test-{}", std::process::id()));
-        Kernel::unpin_all(&pin_dir).expect("nothing left from before");
-        let (kernel, started) = Kernel::start(&options(&pin_dir)).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/sallyport-test-{name}"));
+        let (kernel, started) =
+            Kernel::start(&options(&pin_dir)).unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert!(!started.adopted);
         let events = kernel.events().expect("events");
         Self { kernel, events, pins: Pins(pin_dir), folder, _serial: serial }
     }
 
     /// Opens session `number` with a policy.
-    pub fn session(&self, number: u64, tables: &Tables) {
+    pub(crate) fn session(&self, number: u64, tables: &Tables) {
         let (header, arena) = tables.compile();
         let policy = self.kernel.load_policy(&header, &arena).expect("load policy");
         self.kernel.open_session(number, policy.slot, 1000).expect("open session");
     }
 
     /// A path in the test's folder.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs a script in a session; `None`: outside of any.
-    pub fn run(&self, session: Option<u64>, script: &str) -> Ran {
+    pub(crate) fn run(&self, session: Option<u64>, script: &str) -> Ran {
         let waiting = Waiting::start(script, self.folder.path());
         if let Some(session) = session {
             self.kernel.tag(waiting.pid(), session, 1).expect("tag");
@@ -74,7 +75,7 @@ impl Host {
     }
 
     /// Events until there are no more for a moment.
-    pub async fn drain(&mut self) -> Vec<Event> {
+    pub(crate) async fn drain(&mut self) -> Vec<Event> {
         let mut all = Vec::new();
         while let Ok(events) = tokio::time::timeout(Duration::from_millis(300), self.events.next()).await {
             all.extend(events.expect("events"));
@@ -83,23 +84,16 @@ impl Host {
     }
 
     /// Stops being in charge, as a sensor that is killed does, and starts again.
-    pub fn restart(self) -> (Self, bool) {
+    pub(crate) fn restart(self) -> (Self, bool) {
         let Self { kernel, events, pins, folder, _serial } = self;
         drop((kernel, events));
         let (kernel, started) = Kernel::start(&options(&pins.0)).expect("start again");
         let events = kernel.events().expect("events");
         (Self { kernel, events, pins, folder, _serial }, started.adopted)
     }
-
-    /// The end of a test that went well: nothing may be left.
-    pub fn finish(self) {
-        let path = self.pins.0.clone();
-        drop(self);
-        assert!(!path.exists());
-    }
 }
 
-pub fn options(pin_dir: &Path) -> KernelOptions {
+pub(crate) fn options(pin_dir: &Path) -> KernelOptions {
     let mode = match std::env::var("SALLYPORT_TEST_MODE").as_deref() {
         Ok("lsm") => Some(Mode::Lsm),
         Ok("tracepoint") => Some(Mode::Tracepoint),
@@ -110,7 +104,7 @@ pub fn options(pin_dir: &Path) -> KernelOptions {
 }
 
 /// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -122,29 +116,28 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// How a script ended.
 #[derive(Debug)]
-pub struct Ran {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
-    pub fn ok(&self) -> bool {
+    pub(crate) fn ok(&self) -> bool {
         self.status.success()
     }
 
-    pub fn killed(&self) -> bool {
+    pub(crate) fn killed(&self) -> bool {
         self.status.signal() == Some(9)
     }
 }
 
 /// A shell that waits before it runs its script, so that it can be tagged.
-pub struct Waiting {
+pub(crate) struct Waiting {
     child: Child,
 }
 
 impl Waiting {
-    pub fn start(script: &str, folder: &Path) -> Self {
+    pub(crate) fn start(script: &str, folder: &Path) -> Self {
         let mut child = Command::new("/bin/bash")
             .args(["--norc", "-c", &format!("echo ready; read -r _; exec </dev/null; {script}")])
             .current_dir(folder)
@@ -159,31 +152,27 @@ impl Waiting {
         Self { child }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.child.stdin.take().expect("stdin").write_all(b"\n").expect("write");
     }
 
-    pub fn go(mut self) -> Ran {
+    pub(crate) fn go(mut self) -> Ran {
         self.release();
         self.wait()
     }
 
-    pub fn wait(self) -> Ran {
+    pub(crate) fn wait(self) -> Ran {
         let output = self.child.wait_with_output().expect("output");
-        Ran {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Ran { status: output.status, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 }
 
 /// Waits until something is so.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: not within half a minute");

@@ -21,7 +21,6 @@ async fn double_fork_and_new_session_keep_the_tag() {
     assert!(!host.file("orphan").exists(), "an orphan in a new session shed the tag");
     assert!(host.run(None, script).ok());
     eventually("untagged orphan", || host.file("orphan").exists());
-    host.finish();
 }
 
 #[tokio::test]
@@ -39,14 +38,16 @@ async fn threads_do_not_end_the_tag_and_exec_from_one_is_judged() {
     assert!(host.file("dir").exists(), "{ran:?}");
     assert!(host.run(None, &script).ok());
     assert!(host.file("one").exists() && host.file("two").exists());
-    host.finish();
 }
 
 #[tokio::test]
 async fn tags_and_counts_are_gone_when_all_have_ended() {
     let mut host = Host::start();
     host.session(1, &Tables::allow_all());
-    assert!(host.run(Some(1), "for i in {1..20}; do (sleep 0.02 | cat) & done; wait; exit 3").status.code() == Some(3));
+    assert!(
+        host.run(Some(1), "for i in {1..20}; do (sleep 0.02 | cat) & done; wait; exit 3").status.code()
+            == Some(3)
+    );
     eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
     assert_eq!(host.kernel.sessions()[0].tasks, 0);
     assert_eq!(host.kernel.host_task_count(), 0);
@@ -55,8 +56,10 @@ async fn tags_and_counts_are_gone_when_all_have_ended() {
     let forks = count(|event| matches!(event, Event::Fork { .. }));
     assert!(forks >= 60, "{forks}");
     assert_eq!(count(|event| matches!(event, Event::Exit { .. })), forks + 1, "one end for each beginning");
-    assert!(events.iter().any(|event| matches!(event, Event::Exit { code: 0x300, .. })), "exit status 3 of the leader");
-    host.finish();
+    assert!(
+        events.iter().any(|event| matches!(event, Event::Exit { code: 0x300, .. })),
+        "exit status 3 of the leader"
+    );
 }
 
 #[tokio::test]
@@ -73,7 +76,6 @@ async fn a_process_that_ended_cannot_be_tagged() {
     assert!(host.kernel.tasks().expect("tasks").is_empty());
     assert_eq!((host.kernel.host_task_count(), host.kernel.sessions()[0].tasks), (0, 0));
     waiting.wait();
-    host.finish();
 }
 
 #[tokio::test]
@@ -91,11 +93,11 @@ async fn a_process_has_one_tag() {
     assert_eq!(host.kernel.host_task_count(), 0);
     assert!(waiting.go().ok());
     assert!(matches!(host.kernel.tag(1, 99, 1), Err(KernelError::NoSession(99))));
-    host.finish();
 }
 
 /// The bomb: each shell starts two more and waits. `hits` is what is left of it.
-const BOMB: &str = "b() { for i in {1..40}; do (sleep 3; mkdir survivor$i) & done; wait; mkdir finished; }; b";
+const BOMB: &str =
+    "b() { for i in {1..40}; do (sleep 3; mkdir survivor$i) & done; wait; mkdir finished; }; b";
 
 #[tokio::test]
 async fn a_session_with_too_many_processes_is_stopped() {
@@ -110,9 +112,11 @@ async fn a_session_with_too_many_processes_is_stopped() {
     });
     assert!(refused, "the event says why");
     assert!(host.kernel.sessions()[0].tasks <= 21);
-    assert!(host.run(None, "for i in {1..40}; do sleep 0.2 & done; wait").ok(), "others may have as many as they like");
+    assert!(
+        host.run(None, "for i in {1..40}; do sleep 0.2 & done; wait").ok(),
+        "others may have as many as they like"
+    );
     eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
-    host.finish();
 }
 
 #[tokio::test]
@@ -124,5 +128,4 @@ async fn the_host_has_a_limit_too() {
     assert!(!host.file("finished").exists());
     eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
     assert_eq!(host.kernel.host_task_count(), 0);
-    host.finish();
 }

@@ -74,7 +74,6 @@ async fn every_way_to_a_forbidden_port_is_closed() {
     for operation in ["tcp", "udp", "udp-connected", "udp-unspec", "udp-mapped", "tcp-mapped", "fast-open"] {
         check(&host, &denied, operation);
     }
-    host.finish();
 }
 
 #[tokio::test]
@@ -85,7 +84,6 @@ async fn every_way_to_a_forbidden_address_is_closed() {
     for operation in ["tcp", "udp", "udp-connected", "udp-unspec", "udp-mapped", "tcp-mapped", "fast-open"] {
         check(&host, &denied, operation);
     }
-    host.finish();
 }
 
 #[tokio::test]
@@ -93,7 +91,8 @@ async fn two_programs_and_an_allowed_port() {
     let mut host = Host::start();
     let (denied, allowed) = (Listeners::start(), Listeners::start());
     host.session(1, &deny_port(denied.address().port()));
-    let bash = |to: &Listeners| format!("exec 3<>/dev/tcp/127.0.0.1/{} && echo hello >&3", to.address().port());
+    let bash =
+        |to: &Listeners| format!("exec 3<>/dev/tcp/127.0.0.1/{} && echo hello >&3", to.address().port());
     assert!(!host.run(Some(1), &bash(&denied)).ok());
     assert!(!denied.heard());
     assert!(host.run(Some(1), &bash(&allowed)).ok());
@@ -110,7 +109,9 @@ async fn two_programs_and_an_allowed_port() {
         events
             .iter()
             .filter_map(|event| match event {
-                Event::Connect { head, connect } if connect.destination == wanted && connect.protocol == 6 => {
+                Event::Connect { head, connect }
+                    if connect.destination == wanted && connect.protocol == 6 =>
+                {
                     Some(head.judgement)
                 }
                 _ => None,
@@ -119,7 +120,6 @@ async fn two_programs_and_an_allowed_port() {
     };
     assert_eq!(to(&denied), [Judgement::Denied { rule: 2, kill: false, end_session: false }; 2]);
     assert_eq!(to(&allowed), [Judgement::Allowed; 2]);
-    host.finish();
 }
 
 #[tokio::test]
@@ -132,7 +132,6 @@ async fn the_unspecified_address_is_loopback() {
     assert!(!denied.heard());
     assert!(host.run(None, &script).ok());
     assert!(denied.heard());
-    host.finish();
 }
 
 /// Whether a socket can be made in and outside of a session.
@@ -157,12 +156,12 @@ async fn sockets_that_evade_the_hooks_cannot_be_made() {
     }
     let refused = host.drain().await.into_iter().any(|event| match event {
         Event::Connect { head, connect } => {
-            head.judgement == Judgement::Unjudged(Cause::SocketType) && connect.destination == Destination::Socket
+            head.judgement == Judgement::Unjudged(Cause::SocketType)
+                && connect.destination == Destination::Socket
         }
         _ => false,
     });
     assert!(refused, "the event says why");
-    host.finish();
 }
 
 #[tokio::test]
@@ -176,7 +175,6 @@ async fn other_families_are_refused_in_lsm_mode() {
     }
     assert_eq!(socket(&host, libc::AF_UNIX, libc::SOCK_STREAM, 0), (true, true));
     assert_eq!(socket(&host, libc::AF_NETLINK, libc::SOCK_RAW, 0), (true, true));
-    host.finish();
 }
 
 #[tokio::test]
@@ -188,12 +186,10 @@ async fn icmp_only_if_it_is_allowed_everywhere() {
     assert_eq!(socket(&host, libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP), (true, true));
     host.kernel.close_session(1).expect("close");
     // Denied to one address only; the datagrams would not be seen.
-    let one = Tables::allow_all()
-        .connect(&[Ipv4Addr::new(10, 9, 8, 7)], &[], move |listed, _, protocol| {
-            if listed && icmp(protocol) { DENY } else { 0 }
-        });
+    let one = Tables::allow_all().connect(&[Ipv4Addr::new(10, 9, 8, 7)], &[], move |listed, _, protocol| {
+        if listed && icmp(protocol) { DENY } else { 0 }
+    });
     host.session(1, &one);
     assert_eq!(socket(&host, libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP), (false, true));
     assert_eq!(socket(&host, libc::AF_INET, libc::SOCK_DGRAM, 0), (true, true), "UDP is not ICMP");
-    host.finish();
 }

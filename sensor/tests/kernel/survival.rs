@@ -24,13 +24,21 @@ async fn what_the_ring_cannot_hold_is_counted_exactly() {
     let received = |which: fn(&Event) -> bool| events.iter().filter(|event| which(event)).count() as u64;
     let after = host.kernel.counters().expect("counters");
     assert_eq!(counters, after, "reading is not counted");
-    assert_eq!(counters.exec.seen, received(|event| matches!(event, Event::Exec { .. })) + counters.exec.lost);
-    assert_eq!(counters.fork.seen, received(|event| matches!(event, Event::Fork { .. })) + counters.fork.lost);
-    assert_eq!(counters.exit.seen, received(|event| matches!(event, Event::Exit { .. })) + counters.exit.lost);
+    assert_eq!(
+        counters.exec.seen,
+        received(|event| matches!(event, Event::Exec { .. })) + counters.exec.lost
+    );
+    assert_eq!(
+        counters.fork.seen,
+        received(|event| matches!(event, Event::Fork { .. })) + counters.fork.lost
+    );
+    assert_eq!(
+        counters.exit.seen,
+        received(|event| matches!(event, Event::Exit { .. })) + counters.exit.lost
+    );
     assert_eq!(host.events.undecodable(), 0);
     assert!(host.run(Some(1), "true").ok());
     assert!(!host.drain().await.is_empty(), "events come again once there is room");
-    host.finish();
 }
 
 /// Tries the forbidden program until the file `stop` is there; counts its tries in the folder `tries`.
@@ -54,7 +62,13 @@ async fn a_restart_adopts_what_is_there_without_a_gap() {
     assert!(adopted);
     assert_eq!(host.kernel.sessions().len(), 1);
     assert_eq!(host.kernel.policies(), policies);
-    assert!(host.kernel.tasks().expect("tasks").iter().any(|task| task.tgid == waiting.pid() && task.channel == 5));
+    assert!(
+        host.kernel
+            .tasks()
+            .expect("tasks")
+            .iter()
+            .any(|task| task.tgid == waiting.pid() && task.channel == 5)
+    );
     let before = tries(&host);
     eventually("the loop goes on", || tries(&host) > before + 5);
     // A policy that is loaded now does not overwrite the adopted one.
@@ -67,9 +81,9 @@ async fn a_restart_adopts_what_is_there_without_a_gap() {
     assert!(!host.file("made").exists(), "there was a gap");
     assert!(host.kernel.counters().expect("counters").exec.seen > seen);
     let events = host.drain().await;
-    let denied = events.iter().filter(|event| matches!(event, Event::Exec { head, .. } if head.judgement.is_denied()));
+    let denied =
+        events.iter().filter(|event| matches!(event, Event::Exec { head, .. } if head.judgement.is_denied()));
     assert!(denied.count() as u64 >= seen, "events from before the restart were lost");
-    host.finish();
 }
 
 #[tokio::test]
@@ -100,7 +114,6 @@ async fn other_programs_are_replaced_without_a_gap() {
     assert!(!host.file("made").exists(), "there was a gap");
     eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
     assert_eq!(host.kernel.host_task_count(), 0, "processes were counted twice");
-    host.finish();
 }
 
 #[tokio::test]
@@ -109,7 +122,6 @@ async fn only_one_is_in_charge() {
     let second = Kernel::start(&options(&host.pins.0));
     assert!(matches!(second, Err(KernelError::InUse { .. })), "{second:?}");
     assert!(matches!(Kernel::unpin_all(&host.pins.0), Err(KernelError::InUse { .. })));
-    host.finish();
 }
 
 #[tokio::test]
@@ -139,10 +151,14 @@ async fn events_wake_a_waiting_reader() {
         waiting.release();
         waiting.wait()
     });
-    let events = tokio::time::timeout(Duration::from_secs(5), host.events.next()).await.expect("woken").expect("events");
-    assert!(matches!(&events[0], Event::Fork { head, .. } | Event::Exec { head, .. } if head.judgement != Judgement::Unjudged(sallyport_sensor::kernel::Cause::Busy)));
+    let events = tokio::time::timeout(Duration::from_secs(5), host.events.next())
+        .await
+        .expect("woken")
+        .expect("events");
+    assert!(
+        matches!(&events[0], Event::Fork { head, .. } | Event::Exec { head, .. } if head.judgement != Judgement::Unjudged(sallyport_sensor::kernel::Cause::Busy))
+    );
     writer.await.expect("script");
-    host.finish();
 }
 
 #[tokio::test]
@@ -151,7 +167,6 @@ async fn programs_count_their_runs() {
     host.session(1, &Tables::allow_all());
     let stats = host.kernel.program_stats().expect("stats");
     assert!(stats.iter().any(|program| program.name == "sally_exec"), "{stats:?}");
-    host.finish();
 }
 
 #[test]

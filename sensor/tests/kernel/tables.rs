@@ -10,7 +10,7 @@ const EOI: usize = 256;
 
 /// What a policy under construction says.
 #[derive(Default)]
-pub struct Tables {
+pub(crate) struct Tables {
     /// Words for exact paths or, ending in `*`, for what begins so. Later ones win.
     paths: Vec<(Vec<u8>, Word)>,
     /// For all other paths.
@@ -29,36 +29,36 @@ type ConnectRule = Box<dyn Fn(bool, bool, u8) -> Word>;
 
 impl Tables {
     /// Everything is allowed.
-    pub fn allow_all() -> Self {
+    pub(crate) fn allow_all() -> Self {
         Self::default()
     }
 
     /// No program may be run but those added by [`Self::path`].
-    pub fn deny_all_paths(mut self) -> Self {
+    pub(crate) fn deny_all_paths(mut self) -> Self {
         self.default_path = DENY;
         self
     }
 
     /// A word for a path, or with `*` at the end for all that begin so.
-    pub fn path(mut self, path: &str, word: Word) -> Self {
+    pub(crate) fn path(mut self, path: &str, word: Word) -> Self {
         self.paths.push((path.as_bytes().to_vec(), word));
         self
     }
 
     /// A word for programs without a name.
-    pub fn fileless(mut self, word: Word) -> Self {
+    pub(crate) fn fileless(mut self, word: Word) -> Self {
         self.fileless = Some(word);
         self
     }
 
     /// For paths with [`NEEDS_ARGS`]: `word` if one argument is exactly `argument`, else allowed.
-    pub fn argument(mut self, argument: &str, word: Word) -> Self {
+    pub(crate) fn argument(mut self, argument: &str, word: Word) -> Self {
         self.argument = Some((argument.as_bytes().to_vec(), word));
         self
     }
 
     /// The rule on connections, over these addresses and ports.
-    pub fn connect(
+    pub(crate) fn connect(
         mut self,
         addresses: &[Ipv4Addr],
         ports: &[u16],
@@ -71,7 +71,7 @@ impl Tables {
     }
 
     /// Header and arena.
-    pub fn compile(&self) -> (PolicyHeader, Vec<u32>) {
+    pub(crate) fn compile(&self) -> (PolicyHeader, Vec<u32>) {
         let mut arena = Vec::new();
         let mut header = PolicyHeader::EMPTY;
         let symbols = std::array::from_fn(|byte| byte as u8);
@@ -220,4 +220,4 @@ fn trie(arena: &mut Vec<u32>, nibbles: usize, values: &[(u32, u32)]) -> u32 {
 }
 
 /// The word of a path that is judged by its arguments (there is one row).
-pub const BY_ARGS: Word = NEEDS_ARGS;
+pub(crate) const BY_ARGS: Word = NEEDS_ARGS;
