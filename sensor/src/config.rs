@@ -126,7 +126,9 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
+                String::new()
+            }
             Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
         };
         Self::parse(&text, path)
@@ -137,8 +139,10 @@ impl Config {
     /// # Errors
     /// It has faults.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let raw: Raw = toml::from_str(text)
-            .map_err(|error| ConfigError::Syntax { path: path.into(), message: error.to_string().trim().to_owned() })?;
+        let raw: Raw = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.into(),
+            message: error.to_string().trim().to_owned(),
+        })?;
         let mut faults = Vec::new();
         let config = raw.validate(&mut faults);
         if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(faults)) }
@@ -189,7 +193,17 @@ impl Raw {
         }
         let sessions = self.sessions.validate(faults);
         let spool_bytes = mib.saturating_mul(1 << 20);
-        Config { state_dir, run_dir, pin_dir, cgroup_root: self.cgroup_root, mode, log, log_json, sessions, spool_bytes }
+        Config {
+            state_dir,
+            run_dir,
+            pin_dir,
+            cgroup_root: self.cgroup_root,
+            mode,
+            log,
+            log_json,
+            sessions,
+            spool_bytes,
+        }
     }
 }
 
@@ -207,21 +221,27 @@ impl RawSessions {
         let tasks = sallyport_sensor_abi::TASKS_SOFT_LIMIT;
         let wanted = self.max_processes.map(|n| n as usize);
         let max_processes = number("max_processes", wanted, 4_096, tasks as usize);
-        let accept_env = self.accept_env.unwrap_or_else(|| {
-            ["LANG", "LC_*", "COLORTERM", "NO_COLOR"].map(str::to_owned).to_vec()
-        });
+        let accept_env = self
+            .accept_env
+            .unwrap_or_else(|| ["LANG", "LC_*", "COLORTERM", "NO_COLOR"].map(str::to_owned).to_vec());
         for pattern in &accept_env {
             let name = pattern.strip_suffix('*').unwrap_or(pattern);
-            let good = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let good =
+                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
             // What the dynamic linker obeys would let a client run its own code in every program.
             if !good || name.starts_with("LD_") {
                 faults.push(format!("sessions.accept_env: `{pattern}` is not acceptable"));
             }
         }
         let sftp_server = self.sftp_server.unwrap_or_else(|| {
-            ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"]
-                .map(PathBuf::from)
-                .to_vec()
+            [
+                "/usr/lib/openssh/sftp-server",
+                "/usr/libexec/openssh/sftp-server",
+                "/usr/lib/ssh/sftp-server",
+                "/usr/libexec/sftp-server",
+            ]
+            .map(PathBuf::from)
+            .to_vec()
         });
         for path in sftp_server.iter().filter(|path| !path.is_absolute()) {
             faults.push(format!("sessions.sftp_server: `{}` must be an absolute path", path.display()));

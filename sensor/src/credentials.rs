@@ -26,7 +26,10 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("gateway", &self.gateway).field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("gateway", &self.gateway)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
     }
 }
 
@@ -34,7 +37,9 @@ impl std::fmt::Debug for Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// Never joined.
-    #[error("this host has not joined a gateway; make a token there (`sallyport-gateway join-token --host NAME`) and run `sallyport-sensor join`")]
+    #[error(
+        "this host has not joined a gateway; make a token there (`sallyport-gateway join-token --host NAME`) and run `sallyport-sensor join`"
+    )]
     NotJoined,
     /// The file is damaged or cannot be read.
     #[error("`{path}` cannot be used; join again")]
@@ -87,7 +92,8 @@ impl Credentials {
     /// It is not a certificate.
     pub fn validity(&self) -> Result<(i64, i64), CredentialsError> {
         let der = first_der(&self.certificate_pem).ok_or(CredentialsError::Certificate)?;
-        let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|_| CredentialsError::Certificate)?;
+        let (_, certificate) =
+            x509_parser::parse_x509_certificate(&der).map_err(|_| CredentialsError::Certificate)?;
         let validity = certificate.validity();
         Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
     }
@@ -101,7 +107,8 @@ pub fn key_and_request(name: &str) -> Result<(String, String), CredentialsError>
     let key = KeyPair::generate().map_err(CredentialsError::Key)?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    let request = params.serialize_request(&key).and_then(|request| request.pem()).map_err(CredentialsError::Key)?;
+    let request =
+        params.serialize_request(&key).and_then(|request| request.pem()).map_err(CredentialsError::Key)?;
     Ok((key.serialize_pem(), request))
 }
 
@@ -118,7 +125,10 @@ pub fn fingerprint(pem: &str) -> Option<String> {
 }
 
 fn first_der(pem: &str) -> Option<Vec<u8>> {
-    Pem::iter_from_buffer(pem.as_bytes()).flatten().find(|block| block.label == "CERTIFICATE").map(|block| block.contents)
+    Pem::iter_from_buffer(pem.as_bytes())
+        .flatten()
+        .find(|block| block.label == "CERTIFICATE")
+        .map(|block| block.contents)
 }
 
 #[cfg(test)]

@@ -77,14 +77,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     tracing::info!(mode = %started.mode, adopted = started.adopted, host = credentials.host, "the kernel enforces");
 
     let boot = clock::boot_id();
-    let spool = Spool::open(&config.state_dir.join("spool.db"), &credentials.host, &boot, config.spool_bytes)?;
+    let spool =
+        Spool::open(&config.state_dir.join("spool.db"), &credentials.host, &boot, config.spool_bytes)?;
     let policies = Policies::open(kernel.clone(), &credentials.host, &config.state_dir, &config.run_dir)
         .map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
     let policies = Arc::new(policies);
     let uplink = Uplink::new();
     let settings = settings(&config, &credentials)?;
     let sessions = Sessions::new(settings, kernel.clone(), policies.clone(), spool.clone(), uplink.clone());
-    sessions.restore().await.map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
+    sessions
+        .restore()
+        .await
+        .map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
     let how = if started.adopted { "took over running enforcement" } else { "loaded its kernel programs" };
     let text = format!("sensor {} started and {how}; mode {}", env!("CARGO_PKG_VERSION"), started.mode);
     spool.append(vec![message_record(Kind::Sensor, &credentials.host, text)]).await?;
@@ -102,8 +106,15 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     };
     let facts = facts(&found, started.mode, &boot);
     let host = credentials.host.clone();
-    let link =
-        Link { state_dir: config.state_dir.clone(), credentials, facts, sessions, policies, spool: spool.clone(), uplink };
+    let link = Link {
+        state_dir: config.state_dir.clone(),
+        credentials,
+        facts,
+        sessions,
+        policies,
+        spool: spool.clone(),
+        uplink,
+    };
     let stop = CancellationToken::new();
     let link = tokio::spawn(link.run(stop.clone()));
     let mut pump = tokio::spawn(pump.run(stop.clone()));
@@ -165,9 +176,11 @@ pub fn facts(found: &KernelFacts, mode: Mode, boot: &str) -> HostFacts {
 /// What is known without looking at the kernel closely.
 #[must_use]
 pub fn host_facts(release: &str) -> HostFacts {
-    let hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let hostname =
+        nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let os = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
+    let os =
+        os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
     HostFacts {
         hostname,
         kernel: release.into(),

@@ -66,7 +66,8 @@ impl Report {
         let mut out = String::new();
         let kernel = &self.kernel;
         let lsms = if kernel.lsms.is_empty() { "unknown".into() } else { kernel.lsms.join(", ") };
-        let cgroup = kernel.cgroup2.as_ref().map_or_else(|| "not mounted".into(), |path| path.display().to_string());
+        let cgroup =
+            kernel.cgroup2.as_ref().map_or_else(|| "not mounted".into(), |path| path.display().to_string());
         // Writing into a String cannot fail.
         let _ = writeln!(out, "configuration    {}", config_path.display());
         let _ = writeln!(out, "gateway          {}", self.gateway.as_deref().unwrap_or("not joined"));
@@ -108,9 +109,17 @@ fn choose(kernel: &KernelFacts, wanted: Option<Mode>) -> (Option<Mode>, String) 
     };
     match wanted {
         Some(mode) if of(mode).works => (Some(mode), "set in the configuration".into()),
-        Some(mode) => (None, format!("{mode} is set in the configuration but does not work: {}", of(mode).obstacles.join("; "))),
+        Some(mode) => (
+            None,
+            format!(
+                "{mode} is set in the configuration but does not work: {}",
+                of(mode).obstacles.join("; ")
+            ),
+        ),
         None => match kernel.mode {
-            Some(Mode::Lsm) => (Some(Mode::Lsm), "BPF LSM works: calls are denied before anything happens".into()),
+            Some(Mode::Lsm) => {
+                (Some(Mode::Lsm), "BPF LSM works: calls are denied before anything happens".into())
+            }
             Some(Mode::Tracepoint) => {
                 let why = kernel.lsm.obstacles.join("; ");
                 (Some(Mode::Tracepoint), format!("BPF LSM does not work here ({why})"))

@@ -99,8 +99,10 @@ impl Pump {
     }
 
     fn react(&self, event: &Event, limiter: &mut Limiter, now: Instant, ending: &mut HashSet<u64>) {
-        let (Event::Fork { head, .. } | Event::Exec { head, .. } | Event::Connect { head, .. } | Event::Exit { head, .. }) =
-            event;
+        let (Event::Fork { head, .. }
+        | Event::Exec { head, .. }
+        | Event::Connect { head, .. }
+        | Event::Exit { head, .. }) = event;
         if !head.judgement.is_denied() {
             return;
         }

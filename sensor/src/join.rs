@@ -39,7 +39,9 @@ pub enum JoinError {
     #[error("{0} cannot be reached")]
     Connect(String, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// The wrong CA, or none.
-    #[error("{0} did not show a certificate of the CA with the given SHA-256; check the fingerprint, or that this is the right gateway")]
+    #[error(
+        "{0} did not show a certificate of the CA with the given SHA-256; check the fingerprint, or that this is the right gateway"
+    )]
     Untrusted(String),
     /// Refused.
     #[error("the gateway refused to let this host join: {0}")]
@@ -53,15 +55,24 @@ pub enum JoinError {
 ///
 /// # Errors
 /// See [`JoinError`].
-pub async fn join(gateway: &str, anchor: Anchor, token: &str, facts: HostFacts) -> Result<Credentials, JoinError> {
+pub async fn join(
+    gateway: &str,
+    anchor: Anchor,
+    token: &str,
+    facts: HostFacts,
+) -> Result<Credentials, JoinError> {
     let uri: Uri = gateway.parse().map_err(|_| JoinError::Url(gateway.into()))?;
-    let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(|| JoinError::Url(gateway.into()))?;
+    let host = uri
+        .host()
+        .filter(|_| uri.scheme_str() == Some("https"))
+        .ok_or_else(|| JoinError::Url(gateway.into()))?;
     let ca_pem = match anchor {
         Anchor::Pem(pem) => pem,
         Anchor::Sha256(pin) => fetch_ca(gateway, host, uri.port_u16().unwrap_or(443), pin).await?,
     };
     let connect = |source: tonic::transport::Error| JoinError::Connect(gateway.into(), source.into());
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca_pem)).domain_name(unbracketed(host));
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca_pem)).domain_name(unbracketed(host));
     let channel = Endpoint::from_shared(gateway.to_owned())
         .and_then(|endpoint| endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).tls_config(tls))
         .map_err(connect)?
@@ -97,7 +108,8 @@ pub(crate) fn unbracketed(host: &str) -> &str {
 async fn fetch_ca(gateway: &str, host: &str, port: u16, pin: [u8; 32]) -> Result<String, JoinError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Pinned { pin, found: std::sync::Mutex::new(None), provider: provider.clone() });
-    let unreachable = |error: Box<dyn std::error::Error + Send + Sync>| JoinError::Connect(gateway.into(), error);
+    let unreachable =
+        |error: Box<dyn std::error::Error + Send + Sync>| JoinError::Connect(gateway.into(), error);
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| unreachable(error.into()))?
@@ -105,12 +117,14 @@ async fn fetch_ca(gateway: &str, host: &str, port: u16, pin: [u8; 32]) -> Result
         .with_custom_certificate_verifier(verifier.clone())
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let name = ServerName::try_from(unbracketed(host).to_owned()).map_err(|_| JoinError::Url(gateway.into()))?;
+    let name =
+        ServerName::try_from(unbracketed(host).to_owned()).map_err(|_| JoinError::Url(gateway.into()))?;
     let talk = async {
         let tcp = tokio::net::TcpStream::connect((unbracketed(host), port)).await?;
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await
     };
-    let connected = tokio::time::timeout(TIMEOUT, talk).await.map_err(|elapsed| unreachable(elapsed.into()))?;
+    let connected =
+        tokio::time::timeout(TIMEOUT, talk).await.map_err(|elapsed| unreachable(elapsed.into()))?;
     let found = verifier.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     match (connected, found) {
         (Ok(_), Some(der)) => Ok(pem_of(&der)),
@@ -126,7 +140,8 @@ fn is_certificate_fault(error: &std::io::Error) -> bool {
 
 fn pem_of(der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
@@ -154,7 +169,8 @@ impl ServerCertVerifier for Pinned {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let verified = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let verified =
+            verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         *self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(ca.to_vec());
         Ok(verified)
     }
@@ -165,7 +181,12 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -174,7 +195,12 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

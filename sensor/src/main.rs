@@ -110,12 +110,17 @@ fn do_join(arguments: &Join) -> anyhow::Result<()> {
     match &known {
         Err(CredentialsError::NotJoined) => {}
         _ if arguments.force => {}
-        Ok(known) => anyhow::bail!("this host has joined {} as {} already; --force joins anew", known.gateway, known.host),
+        Ok(known) => anyhow::bail!(
+            "this host has joined {} as {} already; --force joins anew",
+            known.gateway,
+            known.host
+        ),
         Err(_) => return known.map(drop).map_err(Into::into),
     }
     let anchor = match (&arguments.ca_file, &arguments.ca_sha256) {
         (Some(path), _) => {
-            let pem = std::fs::read_to_string(path).with_context(|| format!("`{}` cannot be read", path.display()))?;
+            let pem = std::fs::read_to_string(path)
+                .with_context(|| format!("`{}` cannot be read", path.display()))?;
             anyhow::ensure!(fingerprint(&pem).is_some(), "`{}` holds no certificate", path.display());
             Anchor::Pem(pem)
         }
@@ -146,7 +151,8 @@ fn keep_spool_of(config: &Config, host: &str) -> anyhow::Result<()> {
         let (from, to) = (format!("spool.db{suffix}"), format!("spool-of-{host}.db{suffix}"));
         let (from, to) = (config.state_dir.join(from), config.state_dir.join(to));
         if from.exists() {
-            std::fs::rename(&from, &to).with_context(|| format!("`{}` cannot be put aside", from.display()))?;
+            std::fs::rename(&from, &to)
+                .with_context(|| format!("`{}` cannot be put aside", from.display()))?;
         }
     }
     Ok(())
@@ -159,9 +165,12 @@ fn read_token(path: Option<&Path>) -> anyhow::Result<String> {
             std::io::stdin().take(4096).read_to_string(&mut text).context("the token cannot be read")?;
             text
         }
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("`{}` cannot be read", path.display()))?,
-        None => std::env::var("SALLYPORT_JOIN_TOKEN")
-            .context("the token is needed: --token-file FILE, or the environment variable SALLYPORT_JOIN_TOKEN")?,
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("`{}` cannot be read", path.display()))?
+        }
+        None => std::env::var("SALLYPORT_JOIN_TOKEN").context(
+            "the token is needed: --token-file FILE, or the environment variable SALLYPORT_JOIN_TOKEN",
+        )?,
     };
     anyhow::ensure!(!token.trim().is_empty(), "the token is empty");
     Ok(token)

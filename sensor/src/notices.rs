@@ -80,7 +80,8 @@ impl Limiter {
     /// Whether a line may be shown now; if not it is counted.
     pub fn admit(&mut self, channel: u32, now: Instant) -> bool {
         if self.channels.len() >= CHANNELS {
-            self.channels.retain(|_, bucket| bucket.held_back > 0 || now.duration_since(bucket.at) < SUMMARY_AFTER);
+            self.channels
+                .retain(|_, bucket| bucket.held_back > 0 || now.duration_since(bucket.at) < SUMMARY_AFTER);
         }
         let bucket = self.channels.entry(channel).or_insert(Bucket { tokens: BURST, at: now, held_back: 0 });
         bucket.tokens = (bucket.tokens + now.duration_since(bucket.at).as_secs_f64() * RATE).min(BURST);
@@ -102,7 +103,10 @@ impl Limiter {
             let tokens = bucket.tokens + now.duration_since(bucket.at).as_secs_f64() * RATE;
             if bucket.held_back > 0 && tokens >= SUMMARY_AFTER.as_secs_f64() * RATE {
                 let n = std::mem::take(&mut bucket.held_back);
-                lines.push((*channel, format!("sallyport: {n} more refusals not shown; all of them are recorded")));
+                lines.push((
+                    *channel,
+                    format!("sallyport: {n} more refusals not shown; all of them are recorded"),
+                ));
                 (bucket.tokens, bucket.at) = (tokens - 1.0, now);
             }
         }
@@ -150,7 +154,10 @@ mod tests {
             version: "v".into(),
             principal: Principal::default(),
             local_user: "root".into(),
-            rules: vec![rule("default", ""), rule("no-scanners", "port scanners are not for production hosts.")],
+            rules: vec![
+                rule("default", ""),
+                rule("no-scanners", "port scanners are not for production hosts."),
+            ],
         }
     }
 
@@ -165,13 +172,17 @@ mod tests {
             &exec(denied(1)),
             "sallyport: blocked /usr/bin/nmap: rule \"no-scanners\": port scanners are not for production hosts. Ask security@example.org",
         );
-        check(&exec(denied(0)), "sallyport: blocked /usr/bin/nmap: no rule permits it. Ask security@example.org");
+        check(
+            &exec(denied(0)),
+            "sallyport: blocked /usr/bin/nmap: no rule permits it. Ask security@example.org",
+        );
         check(
             &exec(Judgement::Unjudged(Cause::PathTooLong)),
             "sallyport: blocked /usr/bin/nmap: it could not be judged: its path is too long to be judged",
         );
         check(&exec(Judgement::Allowed), "");
-        let connect = Connect { destination: Destination::Connection([10, 0, 0, 1].into(), 5432), protocol: 6 };
+        let connect =
+            Connect { destination: Destination::Connection([10, 0, 0, 1].into(), 5432), protocol: 6 };
         check(
             &Event::Connect { head: head(denied(0)), connect },
             "sallyport: blocked tcp to 10.0.0.1:5432: no rule permits it. Ask security@example.org",

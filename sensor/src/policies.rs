@@ -63,7 +63,7 @@ pub enum PolicyError {
         /// Local user.
         local_user: String,
         /// Cause.
-        source: sallyport_policy::CompileError,
+        source: Box<sallyport_policy::CompileError>,
     },
     /// The kernel does not take it.
     #[error("the kernel does not take it: {0}")]
@@ -135,12 +135,16 @@ impl Policies {
         tables.history = history.lines().map(str::to_owned).collect();
         match load_kept(&bundle_dir) {
             Ok(current) => tables.current = current,
-            Err(error) => tracing::error!(%error, "the kept policy bundle cannot be used; waiting for the gateway's"),
+            Err(error) => {
+                tracing::error!(%error, "the kept policy bundle cannot be used; waiting for the gateway's")
+            }
         }
         let in_kernel: HashMap<u64, LoadedPolicy> =
             kernel.policies().into_iter().map(|loaded| (loaded.generation, loaded)).collect();
         for entry in std::fs::read_dir(&generation_dir)?.flatten() {
-            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
+            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else {
+                continue;
+            };
             let Ok(generation) = files::read_json::<Generation>(&entry.path()) else { continue };
             if let Some(loaded) = in_kernel.get(&number) {
                 tables.loaded.insert(key(&generation), *loaded);
@@ -204,14 +208,24 @@ impl Policies {
     ///
     /// # Errors
     /// It does not compile, or the kernel does not take it.
-    pub fn compiled(&self, current: &Current, principal: &Principal, local_user: &str) -> Result<u32, PolicyError> {
+    pub fn compiled(
+        &self,
+        current: &Current,
+        principal: &Principal,
+        local_user: &str,
+    ) -> Result<u32, PolicyError> {
         let _one = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = Key { version: current.version.clone(), principal: principal.clone(), local_user: local_user.into() };
+        let key = Key {
+            version: current.version.clone(),
+            principal: principal.clone(),
+            local_user: local_user.into(),
+        };
         if let Some(loaded) = self.tables().loaded.get(&key) {
             return Ok(loaded.slot);
         }
         let compiled = current.policy.compile(principal, &self.host, local_user).map_err(|source| {
-            PolicyError::Compile { user: principal.user.clone(), local_user: local_user.into(), source }
+            let (user, source) = (principal.user.clone(), Box::new(source));
+            PolicyError::Compile { user, local_user: local_user.into(), source }
         })?;
         let loaded = self.kernel.load_policy(&compiled.header, &compiled.arena)?;
         let generation = Generation {
@@ -258,7 +272,8 @@ impl Policies {
         let used: Vec<u32> = self.kernel.sessions().iter().map(|session| session.policy_slot).collect();
         let stale: Vec<(Key, LoadedPolicy)> = {
             let tables = self.tables();
-            let is_stale = |key: &Key, loaded: &LoadedPolicy| key.version != version && !used.contains(&loaded.slot);
+            let is_stale =
+                |key: &Key, loaded: &LoadedPolicy| key.version != version && !used.contains(&loaded.slot);
             tables.loaded.iter().filter(|(k, l)| is_stale(k, l)).map(|(k, l)| (k.clone(), *l)).collect()
         };
         for (key, loaded) in stale {

@@ -43,6 +43,12 @@ fn send(pidfd: &OwnedFd, signal: i32) {
     // SAFETY: pidfd_send_signal takes integers and a pointer that may be null (no siginfo).
     #[allow(unsafe_code, reason = "no safe wrapper of pidfd_send_signal")]
     unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0);
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        );
     }
 }

@@ -96,7 +96,10 @@ impl Recorder {
                 record.identity = Some(owner.identity);
                 record.session = Some(owner.session);
             }
-            None => record.message = Some(format!("the session (number {}) is not known to this sensor", head.session)),
+            None => {
+                record.message =
+                    Some(format!("the session (number {}) is not known to this sensor", head.session))
+            }
         }
         let mut process = self.process(head);
         match event {
@@ -168,7 +171,11 @@ impl Recorder {
             Judgement::Allowed => (Outcome::Allowed, String::new(), String::new()),
             Judgement::Observed { rule: index } => {
                 let rule = rule(index);
-                (Outcome::Observed, rule_id(index, rule.as_ref()), rule.map_or_else(String::new, |r| r.reason))
+                (
+                    Outcome::Observed,
+                    rule_id(index, rule.as_ref()),
+                    rule.map_or_else(String::new, |r| r.reason),
+                )
             }
             Judgement::Denied { rule: index, .. } => {
                 let rule = rule(index);
@@ -198,7 +205,9 @@ impl Recorder {
 
     fn point(&self, event: &Event) -> &'static str {
         match (self.mode, event) {
-            (Mode::Lsm, Event::Fork { .. }) | (Mode::Tracepoint, Event::Exec { .. } | Event::Fork { .. }) => "kernel-exec",
+            (Mode::Lsm, Event::Fork { .. }) | (Mode::Tracepoint, Event::Exec { .. } | Event::Fork { .. }) => {
+                "kernel-exec"
+            }
             (Mode::Lsm, _) => "kernel-lsm",
             (Mode::Tracepoint, _) => "kernel-cgroup",
         }

@@ -168,9 +168,11 @@ impl Writer {
              CREATE TABLE IF NOT EXISTS sequences (boot TEXT PRIMARY KEY, last INTEGER NOT NULL);
              CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value INTEGER NOT NULL);",
         )?;
-        let last: Option<i64> =
-            db.query_row("SELECT last FROM sequences WHERE boot = ?1", [boot], |row| row.get(0)).optional()?;
-        let used: i64 = db.query_row("SELECT coalesce(sum(length(bytes)), 0) FROM records", [], |row| row.get(0))?;
+        let last: Option<i64> = db
+            .query_row("SELECT last FROM sequences WHERE boot = ?1", [boot], |row| row.get(0))
+            .optional()?;
+        let used: i64 =
+            db.query_row("SELECT coalesce(sum(length(bytes)), 0) FROM records", [], |row| row.get(0))?;
         Ok(Self {
             db,
             maker: maker.into(),
@@ -241,7 +243,9 @@ impl Writer {
 
     fn commit(&mut self) -> rusqlite::Result<()> {
         self.db
-            .prepare_cached("INSERT INTO sequences VALUES (?1, ?2) ON CONFLICT (boot) DO UPDATE SET last = ?2")?
+            .prepare_cached(
+                "INSERT INTO sequences VALUES (?1, ?2) ON CONFLICT (boot) DO UPDATE SET last = ?2",
+            )?
             .execute(params![self.boot, self.seq.cast_signed()])?;
         self.db.execute_batch("COMMIT")
     }
@@ -312,7 +316,9 @@ impl Writer {
         let args = params![boot, i64::try_from(up_to).unwrap_or(i64::MAX)];
         let freed: i64 = self
             .db
-            .prepare_cached("SELECT coalesce(sum(length(bytes)), 0) FROM records WHERE boot = ?1 AND seq <= ?2")?
+            .prepare_cached(
+                "SELECT coalesce(sum(length(bytes)), 0) FROM records WHERE boot = ?1 AND seq <= ?2",
+            )?
             .query_row(args, |row| row.get(0))?;
         self.db.prepare_cached("DELETE FROM records WHERE boot = ?1 AND seq <= ?2")?.execute(args)?;
         self.used = self.used.saturating_sub(freed.unsigned_abs());
@@ -322,7 +328,9 @@ impl Writer {
     fn note(&self, name: &str, value: Option<u64>) -> rusqlite::Result<u64> {
         if let Some(value) = value {
             self.db
-                .prepare_cached("INSERT INTO notes VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2")?
+                .prepare_cached(
+                    "INSERT INTO notes VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
+                )?
                 .execute(params![name, value.cast_signed()])?;
             return Ok(value);
         }

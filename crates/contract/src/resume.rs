@@ -290,9 +290,8 @@ impl Resumable {
     /// An acknowledgement to write now, if one is due: [`ACK_EVERY`] bytes were taken, or `idle` (the caller has
     /// nothing else to do) and anything was.
     pub fn ack_due(&mut self, idle: bool) -> Option<ChannelFrame> {
-        let due = self.is_attached()
-            && self.taken > self.ack_sent
-            && (idle || self.taken_since_ack >= ACK_EVERY);
+        let due =
+            self.is_attached() && self.taken > self.ack_sent && (idle || self.taken_since_ack >= ACK_EVERY);
         due.then(|| {
             self.taken_since_ack = 0;
             self.ack_sent = self.taken;
@@ -388,7 +387,7 @@ pub fn fuzz_resume(bytes: &[u8]) {
             Ok(_) => {}
             Err(_) => end.on_detach(),
         }
-        let _ = end.ack_due(rest.len() % 2 == 0);
+        let _ = end.ack_due(rest.len().is_multiple_of(2));
         assert!(end.pending_bytes() <= WINDOW + RESERVE && end.kept_bytes() <= WINDOW + RESERVE);
     }
 }

@@ -12,7 +12,11 @@ struct Tables;
 impl Context for Tables {
     fn owner(&self, session: u64, channel: u32) -> Option<Owner> {
         let identity = Identity { user: "alice".into(), ..Identity::default() };
-        let session = (session == 7).then(|| Session { id: "s7".into(), channel: format!("c{channel}"), ..Session::default() })?;
+        let session = (session == 7).then(|| Session {
+            id: "s7".into(),
+            channel: format!("c{channel}"),
+            ..Session::default()
+        })?;
         Some(Owner { identity, session })
     }
 
@@ -64,7 +68,22 @@ fn recorder(mode: Mode) -> Recorder {
 fn a_denied_program_has_rule_version_point_and_lineage() {
     let denied = Judgement::Denied { rule: 1, kill: false, end_session: false };
     let mut recorder = recorder(Mode::Lsm);
-    recorder.record(&Event::Fork { head: Head { process: kernel::Process { tgid: 10, tid: 10, started: 1_000, ..head(Judgement::None).process }, ..head(Judgement::None) }, child_tgid: 20, child_started: 2_000 }, &Tables);
+    recorder.record(
+        &Event::Fork {
+            head: Head {
+                process: kernel::Process {
+                    tgid: 10,
+                    tid: 10,
+                    started: 1_000,
+                    ..head(Judgement::None).process
+                },
+                ..head(Judgement::None)
+            },
+            child_tgid: 20,
+            child_started: 2_000,
+        },
+        &Tables,
+    );
     let record = recorder.record(&exec(denied, true), &Tables);
     let decision = record.decision.expect("a decision");
     assert_eq!(
@@ -75,7 +94,10 @@ fn a_denied_program_has_rule_version_point_and_lineage() {
     let process = record.process.expect("a process");
     assert_eq!(process.exec_id, "boot/2000/20");
     assert_eq!(process.parent_exec_id, "boot/1000/10");
-    assert_eq!((process.path.as_str(), process.args), ("/usr/bin/nmap", vec!["nmap".into(), "-p".into(), "80".into()]));
+    assert_eq!(
+        (process.path.as_str(), process.args),
+        ("/usr/bin/nmap", vec!["nmap".into(), "-p".into(), "80".into()])
+    );
     assert_eq!(process.inode, "8:1/99");
     assert_eq!(record.session.expect("a session").channel, "c1");
     assert_eq!(record.boot_ns, 5_000);
@@ -85,16 +107,29 @@ fn a_denied_program_has_rule_version_point_and_lineage() {
 #[test]
 fn outcomes_and_points_follow_the_mode() {
     let denied = Judgement::Denied { rule: 0, kill: false, end_session: false };
-    let killed = recorder(Mode::Tracepoint).record(&exec(denied, false), &Tables).decision.expect("a decision");
+    let killed =
+        recorder(Mode::Tracepoint).record(&exec(denied, false), &Tables).decision.expect("a decision");
     assert_eq!((killed.outcome, killed.point.as_str()), (Outcome::Killed, "kernel-exec"));
     assert_eq!((killed.rule.as_str(), killed.reason.as_str()), ("", "no rule permits it"));
     let observed = recorder(Mode::Lsm).record(&exec(Judgement::Observed { rule: 1 }, false), &Tables);
-    assert_eq!(observed.decision.map(|d| (d.outcome, d.rule)), Some((Outcome::Observed, "no-scanners".into())));
-    let connect = Connect { destination: Destination::Connection("::ffff:10.0.0.1".parse().expect("address"), 22), protocol: 6 };
+    assert_eq!(
+        observed.decision.map(|d| (d.outcome, d.rule)),
+        Some((Outcome::Observed, "no-scanners".into()))
+    );
+    let connect = Connect {
+        destination: Destination::Connection("::ffff:10.0.0.1".parse().expect("address"), 22),
+        protocol: 6,
+    };
     let refused = recorder(Mode::Tracepoint).record(&Event::Connect { head: head(denied), connect }, &Tables);
-    assert_eq!(refused.decision.map(|d| (d.outcome, d.point)), Some((Outcome::Blocked, "kernel-cgroup".into())));
+    assert_eq!(
+        refused.decision.map(|d| (d.outcome, d.point)),
+        Some((Outcome::Blocked, "kernel-cgroup".into()))
+    );
     let endpoint = refused.endpoint.expect("an endpoint");
-    assert_eq!((endpoint.address.as_str(), endpoint.port, endpoint.protocol.as_str()), ("10.0.0.1", 22, "tcp"));
+    assert_eq!(
+        (endpoint.address.as_str(), endpoint.port, endpoint.protocol.as_str()),
+        ("10.0.0.1", 22, "tcp")
+    );
 }
 
 #[test]

@@ -23,7 +23,14 @@ pub(super) async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
 
 impl Sessions {
     /// Attends a channel until it has ended. `go`: its leader still waits.
-    pub(super) fn attend(self: &Arc<Self>, session: &str, channel: &str, number: u32, control: UnixStream, go: bool) {
+    pub(super) fn attend(
+        self: &Arc<Self>,
+        session: &str,
+        channel: &str,
+        number: u32,
+        control: UnixStream,
+        go: bool,
+    ) {
         let (commands, orders) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
         if go {
@@ -87,7 +94,11 @@ impl Sessions {
             }
         };
         if let Some(session_number) = known.filter(|_| !done) {
-            tracing::warn!(session, channel, "the channel's shepherd ended unexpectedly; hanging up its processes");
+            tracing::warn!(
+                session,
+                channel,
+                "the channel's shepherd ended unexpectedly; hanging up its processes"
+            );
             processes::signal(&self.kernel, libc::SIGHUP, |task| {
                 task.session == session_number && task.channel == number
             });

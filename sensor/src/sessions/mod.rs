@@ -159,7 +159,10 @@ impl Sessions {
             let current = Policies::check(&bundle)?;
             let mut swaps = Vec::new();
             for file in this.files() {
-                swaps.push((file.number, this.policies.compiled(&current, &file.principal, &file.local_user)?));
+                swaps.push((
+                    file.number,
+                    this.policies.compiled(&current, &file.principal, &file.local_user)?,
+                ));
             }
             this.policies.keep(&bundle, current)?;
             for (number, slot) in swaps {

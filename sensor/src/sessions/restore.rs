@@ -19,7 +19,8 @@ impl Sessions {
         files::private_dir(&sessions)?;
         files::private_dir(&self.settings.run_dir.join("channels"))?;
         let in_kernel = self.kernel.sessions();
-        let sealed: HashSet<u64> = in_kernel.iter().filter(|session| session.sealed).map(|s| s.number).collect();
+        let sealed: HashSet<u64> =
+            in_kernel.iter().filter(|session| session.sealed).map(|s| s.number).collect();
         let in_kernel: HashSet<u64> = in_kernel.iter().map(|session| session.number).collect();
         let mut restored: HashSet<u64> = HashSet::new();
         let mut attended: HashSet<String> = HashSet::new();
@@ -34,7 +35,12 @@ impl Sessions {
             attended.extend(channels);
             if !enforced {
                 // Its processes are not judged any more: it must not go on.
-                self.record(Kind::Sensor, Some(file.owner(0)), "the kernel no longer knows this session".into()).await;
+                self.record(
+                    Kind::Sensor,
+                    Some(file.owner(0)),
+                    "the kernel no longer knows this session".into(),
+                )
+                .await;
                 self.end(&file.id, "this host's enforcement was replaced").await;
             } else if sealed.contains(&file.number) {
                 // Its end had begun.
@@ -76,7 +82,10 @@ impl Sessions {
     /// Sessions in the kernel of which nothing is known: nobody could say whose they are.
     fn end_unknown(&self, in_kernel: &HashSet<u64>, restored: &HashSet<u64>) {
         for number in in_kernel.difference(restored) {
-            tracing::error!(number, "a session in the kernel belongs to nobody known; it is sealed and its processes are killed");
+            tracing::error!(
+                number,
+                "a session in the kernel belongs to nobody known; it is sealed and its processes are killed"
+            );
             let _ = self.kernel.seal_session(*number);
             // Processes that cannot be killed at once stay sealed; the next start tries again.
             for _ in 0..50 {

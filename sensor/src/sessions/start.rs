@@ -96,9 +96,10 @@ impl Sessions {
         }
         let (who, local_user) = (principal(person), order.local_user.clone());
         let (this, compiled_for) = (self.clone(), who.clone());
-        let slot = tokio::task::spawn_blocking(move || this.policies.compiled(&current, &compiled_for, &local_user))
-            .await
-            .map_err(std::io::Error::other)??;
+        let slot =
+            tokio::task::spawn_blocking(move || this.policies.compiled(&current, &compiled_for, &local_user))
+                .await
+                .map_err(std::io::Error::other)??;
 
         let mut tables = self.tables();
         let Tables { live: sessions, known } = &mut *tables;
@@ -111,7 +112,10 @@ impl Sessions {
                 return Err(Refusal::Repeated);
             }
             if live.channels.len() + live.starting >= self.settings.max_channels {
-                return Err(Refusal::TooMany(format!("{} channels in a session", self.settings.max_channels)));
+                return Err(Refusal::TooMany(format!(
+                    "{} channels in a session",
+                    self.settings.max_channels
+                )));
             }
             let file = known.get(&live.number).map(|(file, _)| file.clone()).ok_or(Refusal::Ended)?;
             if file.principal != who || file.local_user != order.local_user {
@@ -140,8 +144,13 @@ impl Sessions {
             expires_at_ms: order.expires_at_ms,
             channels: Vec::new(),
         };
-        let live =
-            Live { number, channels: std::collections::HashMap::new(), starting: 1, ending: false, idle_since: None };
+        let live = Live {
+            number,
+            channels: std::collections::HashMap::new(),
+            starting: 1,
+            ending: false,
+            idle_since: None,
+        };
         sessions.insert(order.session_id.clone(), live);
         known.insert(number, (file.clone(), None));
         Ok(file)
@@ -255,12 +264,18 @@ impl Sessions {
                 let size = pty.size.unwrap_or_default();
                 Pty {
                     term: pty.term.chars().filter(char::is_ascii_graphic).take(64).collect(),
-                    size: [short(size.columns), short(size.rows), short(size.width_px), short(size.height_px)],
+                    size: [
+                        short(size.columns),
+                        short(size.rows),
+                        short(size.width_px),
+                        short(size.height_px),
+                    ],
                     modes: pty.modes.clone(),
                 }
             }),
             env: env.map(|var| (var.name.clone(), var.value.clone())).collect(),
-            client: client.map_or_else(|_| String::new(), |at| format!("{} {}", at.ip().to_canonical(), at.port())),
+            client: client
+                .map_or_else(|_| String::new(), |at| format!("{} {}", at.ip().to_canonical(), at.port())),
             server: settings.server.clone(),
             directory: directory.into(),
             sftp_server: settings.sftp_server.clone(),
@@ -321,9 +336,14 @@ mod tests {
     #[test]
     fn variables_are_taken_by_pattern_only() {
         let patterns = ["LANG".to_owned(), "LC_*".to_owned()];
-        for (name, expected) in
-            [("LANG", true), ("LC_ALL", true), ("LANGUAGE", false), ("LD_PRELOAD", false), ("LC_A=B", false), ("", false)]
-        {
+        for (name, expected) in [
+            ("LANG", true),
+            ("LC_ALL", true),
+            ("LANGUAGE", false),
+            ("LD_PRELOAD", false),
+            ("LC_A=B", false),
+            ("", false),
+        ] {
             assert_eq!(is_accepted(&patterns, name), expected, "{name}");
         }
     }
@@ -337,7 +357,9 @@ mod tests {
             ..StartChannel::default()
         };
         let text = announcement(&order, Mode::Lsm);
-        assert!(text.starts_with("sallyport: recorded; a as b on c; policy 1; kernel: lsm (denied before it runs); grant ends "));
+        assert!(text.starts_with(
+            "sallyport: recorded; a as b on c; policy 1; kernel: lsm (denied before it runs); grant ends "
+        ));
         assert!(text.ends_with(" UTC"), "{text}");
         assert_eq!(announcement(&StartChannel::default(), Mode::Lsm), "");
     }

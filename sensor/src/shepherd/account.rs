@@ -121,7 +121,16 @@ pub fn admit(name: &str) -> Result<Account, AccountError> {
     let umask = setting(&login_defs, "UMASK").and_then(|v| u32::from_str_radix(v, 8).ok());
     let limits = limits_for(name, &groups, &limits_files());
     let (uid, gid, home) = (user.uid, user.gid, user.dir);
-    Ok(Account { name: name.into(), uid, gid, home, shell, groups, umask: umask.unwrap_or(0o022) & 0o777, limits })
+    Ok(Account {
+        name: name.into(),
+        uid,
+        gid,
+        home,
+        shell,
+        groups,
+        umask: umask.unwrap_or(0o022) & 0o777,
+        limits,
+    })
 }
 
 /// The environment of the leader: what `sshd` sets, `/etc/environment`, what the client sent, the terminal.
@@ -320,7 +329,10 @@ mod tests {
         let limit = |resource, soft, hard| Some(Limit { resource, soft, hard });
         assert_eq!(find(Resource::RLIMIT_NOFILE), limit(Resource::RLIMIT_NOFILE, Some(100), Some(300)));
         assert_eq!(find(Resource::RLIMIT_NPROC), limit(Resource::RLIMIT_NPROC, Some(7), Some(7)));
-        assert_eq!(find(Resource::RLIMIT_CORE), limit(Resource::RLIMIT_CORE, Some(libc::RLIM_INFINITY), None));
+        assert_eq!(
+            find(Resource::RLIMIT_CORE),
+            limit(Resource::RLIMIT_CORE, Some(libc::RLIM_INFINITY), None)
+        );
         assert_eq!(limits_for("root", &[], text), []);
     }
 

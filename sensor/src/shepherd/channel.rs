@@ -188,7 +188,8 @@ impl Shepherd {
         }
         if self.wants_output() {
             for (index, output) in self.outputs.iter().enumerate() {
-                wanted.extend(output.fd.as_ref().map(|fd| (Tag::Output(index), fd.as_fd(), PollFlags::POLLIN)));
+                wanted
+                    .extend(output.fd.as_ref().map(|fd| (Tag::Output(index), fd.as_fd(), PollFlags::POLLIN)));
             }
         }
         let mut fds: Vec<PollFd<'_>> = wanted.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();

@@ -44,7 +44,9 @@ pub(crate) fn classify(mut stream: UnixStream) -> Kind {
     match stream.read(&mut first) {
         Ok(1) if first[0] == CONTROL => Kind::Control(stream),
         Ok(1) if first[0] == LINK => Kind::Link(stream),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Kind::Unknown(stream),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Kind::Unknown(stream)
+        }
         _ => Kind::Gone,
     }
 }

@@ -211,7 +211,9 @@ fn mark_others() -> Result<(), String> {
     let fail = |error: std::io::Error| format!("open files cannot be listed: {error}");
     for entry in std::fs::read_dir("/proc/self/fd").map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
-        let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2) else { continue };
+        let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2) else {
+            continue;
+        };
         // SAFETY: F_SETFD on a number is harmless: it fails with EBADF if it is not open (the listing's own
         // descriptor is open here); nothing is closed.
         #[allow(unsafe_code, reason = "the descriptor is known by number only")]

@@ -67,11 +67,12 @@ fn prepare() -> Result<Shepherd, String> {
         .take(MAX_SPEC)
         .read_to_end(&mut text)
         .map_err(|error| format!("the shepherd cannot read its spec: {error}"))?;
-    let spec: Spec =
-        serde_json::from_slice(&text).map_err(|error| format!("the shepherd cannot read its spec: {error}"))?;
+    let spec: Spec = serde_json::from_slice(&text)
+        .map_err(|error| format!("the shepherd cannot read its spec: {error}"))?;
     let account = account::admit(&spec.local_user).map_err(|error| error.to_string())?;
     let program = leader::program(&spec.work, &account.shell, &spec.sftp_server)?;
-    let signals = own_session().map_err(|error| format!("the shepherd cannot be set up: {}", error.desc()))?;
+    let signals =
+        own_session().map_err(|error| format!("the shepherd cannot be set up: {}", error.desc()))?;
     let listener = listen(&spec)?;
     let (stdio, ends) = open_ends(&spec, &account)
         .map_err(|error| format!("no terminal or pipes can be had: {}", error.desc()))?;
@@ -138,10 +139,7 @@ fn open_pipes(account: &Account) -> nix::Result<(Stdio, Ends)> {
         // So that the program may open /dev/stdin, /dev/stdout and /dev/stderr by name.
         fchown(fd, Some(account.uid), Some(account.gid))?;
     }
-    Ok((
-        Stdio::Pipes(input_read, output_write, error_write),
-        Ends { input, output, error: Some(error) },
-    ))
+    Ok((Stdio::Pipes(input_read, output_write, error_write), Ends { input, output, error: Some(error) }))
 }
 
 /// Standard input, output and error go to /dev/null: the sensor sees the end of the ready line and may go away.

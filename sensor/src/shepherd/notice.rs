@@ -25,11 +25,7 @@ pub(crate) struct Notices {
 impl Notices {
     /// For a terminal (`\r\n`) or for standard error of a program without one (`\n`).
     pub(crate) fn new(terminal: bool) -> Self {
-        Self {
-            lines: VecDeque::new(),
-            end_of_line: if terminal { "\r\n" } else { "\n" },
-            tail: Vec::new(),
-        }
+        Self { lines: VecDeque::new(), end_of_line: if terminal { "\r\n" } else { "\n" }, tail: Vec::new() }
     }
 
     /// Queues a line. Control characters are taken out: what a rule or a path says never steers a terminal.
@@ -85,7 +81,8 @@ impl Notices {
 
 /// Whether more bytes of the same character or escape sequence must follow.
 fn is_inside_sequence(tail: &[u8]) -> bool {
-    is_inside_utf8(tail) || tail.iter().rposition(|byte| *byte == 0x1b).is_some_and(|at| is_open_escape(&tail[at + 1..]))
+    is_inside_utf8(tail)
+        || tail.iter().rposition(|byte| *byte == 0x1b).is_some_and(|at| is_open_escape(&tail[at + 1..]))
 }
 
 fn is_inside_utf8(tail: &[u8]) -> bool {
@@ -118,12 +115,20 @@ mod tests {
 
     #[test]
     fn open_sequences_are_seen() {
-        for open in [&b"abc\x1b"[..], b"\x1b[", b"\x1b[1;3", b"\x1b]0;title", b"\xc3", b"x\xe2\x82", b"\x1b("] {
+        for open in [&b"abc\x1b"[..], b"\x1b[", b"\x1b[1;3", b"\x1b]0;title", b"\xc3", b"x\xe2\x82", b"\x1b("]
+        {
             assert!(is_inside_sequence(open), "{open:?}");
         }
-        for closed in
-            [&b""[..], b"abc", b"\x1b[1m", b"\x1b]0;t\x07", b"\x1b]0;t\x1b\\", "é€".as_bytes(), b"\x1b(B", b"\xff\x80"]
-        {
+        for closed in [
+            &b""[..],
+            b"abc",
+            b"\x1b[1m",
+            b"\x1b]0;t\x07",
+            b"\x1b]0;t\x1b\\",
+            "é€".as_bytes(),
+            b"\x1b(B",
+            b"\xff\x80",
+        ] {
             assert!(!is_inside_sequence(closed), "{closed:?}");
         }
     }

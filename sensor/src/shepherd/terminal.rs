@@ -209,7 +209,15 @@ mod tests {
             term: "xterm".into(),
             size: [132, 43, 0, 0],
             // VINTR = 3, ECHO = 0, VEOF = none, unknown 99, TTY_OP_END, then what must not be read.
-            modes: [&[1, 0, 0, 0, 7][..], &[53, 0, 0, 0, 0], &[5, 0, 0, 0, 255], &[99, 0, 0, 0, 1], &[0], &[53, 0, 0, 0, 1]].concat(),
+            modes: [
+                &[1, 0, 0, 0, 7][..],
+                &[53, 0, 0, 0, 0],
+                &[5, 0, 0, 0, 255],
+                &[99, 0, 0, 0, 1],
+                &[0],
+                &[53, 0, 0, 0, 1],
+            ]
+            .concat(),
         };
         let user = Uid::current();
         let terminal = open(&pty, user, Gid::current()).expect("a terminal");

@@ -31,7 +31,10 @@ async fn numbers_have_no_gaps_and_survive_a_restart() {
     assert_eq!(*spool.newest().borrow(), 2);
     let batch = spool.read(0, 1 << 20).await.expect("read").expect("a batch");
     assert_eq!((batch.first_seq, batch.records.len(), batch.boot.as_str()), (1, 2, "boot-a"));
-    assert_eq!(parse(&batch.records[1]).source, Source { maker: "web-1".into(), boot: "boot-a".into(), seq: 2 });
+    assert_eq!(
+        parse(&batch.records[1]).source,
+        Source { maker: "web-1".into(), boot: "boot-a".into(), seq: 2 }
+    );
     assert_eq!(spool.read(batch.place, 1 << 20).await.expect("read"), None);
     spool.forget("boot-a".into(), 2).await.expect("forget");
     assert_eq!(spool.read(0, 1 << 20).await.expect("read"), None);

@@ -24,7 +24,9 @@ pub(super) async fn deliver(client: Client, spool: Spool) -> Lost {
     loop {
         match stream(client.clone(), spool.clone()).await {
             lost @ Lost::Spool(_) => return lost,
-            lost => tracing::warn!(reason = %super::chain(&lost), "records are not taken by the gateway; they are kept"),
+            lost => {
+                tracing::warn!(reason = %super::chain(&lost), "records are not taken by the gateway; they are kept")
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -101,7 +103,11 @@ impl Sender {
     }
 
     async fn on_ack(&mut self, ack: RecordAck) -> Result<(), Lost> {
-        while self.waiting.front().is_some_and(|(boot, last)| *boot == ack.boot_id && *last <= ack.durable_seq) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|(boot, last)| *boot == ack.boot_id && *last <= ack.durable_seq)
+        {
             self.waiting.pop_front();
         }
         self.spool.forget(ack.boot_id, ack.durable_seq).await?;

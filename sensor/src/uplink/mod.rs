@@ -199,7 +199,9 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .connect()
             .await?;
-        Ok(SensorLinkClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        Ok(SensorLinkClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE))
     }
 }
 

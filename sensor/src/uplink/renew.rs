@@ -25,7 +25,9 @@ pub(super) async fn when_due(credentials: &Credentials, mut client: Client) -> R
         }
         match renew(credentials, &mut client).await {
             Ok(renewed) => return Ok(renewed),
-            Err(error) => tracing::warn!(reason = %super::chain(&error), "the certificate could not be renewed; trying again"),
+            Err(error) => {
+                tracing::warn!(reason = %super::chain(&error), "the certificate could not be renewed; trying again")
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -37,5 +39,10 @@ async fn renew(credentials: &Credentials, client: &mut Client) -> Result<Credent
     if !is_certificate(&answer.certificate_pem) || !is_certificate(&answer.ca_pem) {
         return Err(CredentialsError::Certificate.into());
     }
-    Ok(Credentials { key_pem, certificate_pem: answer.certificate_pem, ca_pem: answer.ca_pem, ..credentials.clone() })
+    Ok(Credentials {
+        key_pem,
+        certificate_pem: answer.certificate_pem,
+        ca_pem: answer.ca_pem,
+        ..credentials.clone()
+    })
 }

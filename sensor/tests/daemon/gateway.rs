@@ -16,8 +16,8 @@ use sallyport_contract::v1::gateway_order::Order;
 use sallyport_contract::v1::sensor_link_server::{SensorLink, SensorLinkServer};
 use sallyport_contract::v1::sensor_report::Report;
 use sallyport_contract::v1::{
-    ChannelFrame, Exit, GatewayOrder, JoinRequest, JoinResponse, RecordAck, RecordBatch, RenewRequest, RenewResponse,
-    SensorReport, Stream as Lane, channel_frame::Body,
+    ChannelFrame, Exit, GatewayOrder, JoinRequest, JoinResponse, RecordAck, RecordBatch, RenewRequest,
+    RenewResponse, SensorReport, Stream as Lane, channel_frame::Body,
 };
 use sallyport_evidence::Record;
 use sha2::{Digest, Sha256};
@@ -94,7 +94,10 @@ impl Gateway {
     }
 
     pub(crate) fn ca_sha256(&self) -> String {
-        let pem = x509_parser::pem::Pem::iter_from_buffer(self.ca_pem.as_bytes()).next().expect("PEM").expect("PEM");
+        let pem = x509_parser::pem::Pem::iter_from_buffer(self.ca_pem.as_bytes())
+            .next()
+            .expect("PEM")
+            .expect("PEM");
         hex::encode(Sha256::digest(pem.contents))
     }
 
@@ -161,8 +164,14 @@ impl SensorLink for Gateway {
         Ok(Response::new(RenewResponse { certificate_pem, ca_pem: self.ca_pem.clone() }))
     }
 
-    async fn control(&self, request: Request<Streaming<SensorReport>>) -> Result<Response<Self::ControlStream>, Status> {
-        assert!(request.peer_certs().is_some_and(|certs| !certs.is_empty()), "the sensor shows its certificate");
+    async fn control(
+        &self,
+        request: Request<Streaming<SensorReport>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        assert!(
+            request.peer_certs().is_some_and(|certs| !certs.is_empty()),
+            "the sensor shows its certificate"
+        );
         let mut reports = request.into_inner();
         let (orders, outgoing) = mpsc::channel(64);
         let heard = self.heard.clone();
@@ -176,7 +185,10 @@ impl SensorLink for Gateway {
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
-    async fn channel(&self, request: Request<Streaming<ChannelFrame>>) -> Result<Response<Self::ChannelStream>, Status> {
+    async fn channel(
+        &self,
+        request: Request<Streaming<ChannelFrame>>,
+    ) -> Result<Response<Self::ChannelStream>, Status> {
         let mut frames = request.into_inner();
         let first = frames.message().await?.ok_or_else(|| Status::aborted("no attach"))?;
         let Some(Body::Attach(attach)) = &first.body else { return Err(Status::aborted("no attach")) };
@@ -232,7 +244,10 @@ impl SensorLink for Gateway {
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
-    async fn evidence(&self, request: Request<Streaming<RecordBatch>>) -> Result<Response<Self::EvidenceStream>, Status> {
+    async fn evidence(
+        &self,
+        request: Request<Streaming<RecordBatch>>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
         let mut batches = request.into_inner();
         let (acks, outgoing) = mpsc::channel(64);
         let heard = self.heard.clone();
@@ -250,7 +265,8 @@ impl SensorLink for Gateway {
                         // At least once on the wire; kept once.
                         let known = heard.records.iter().any(|known| known.source == record.source);
                         if !known {
-                            let newest = heard.records.iter().filter(|known| known.source.boot == record.source.boot);
+                            let newest =
+                                heard.records.iter().filter(|known| known.source.boot == record.source.boot);
                             let newest = newest.map(|known| known.source.seq).max().unwrap_or(0);
                             assert_eq!(record.source.seq, newest + 1, "numbers have no gaps");
                             heard.records.push(record);

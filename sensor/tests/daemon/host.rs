@@ -49,13 +49,17 @@ impl Host {
     }
 
     pub(crate) fn join(&self, gateway: &Gateway) {
-        let output =
-            self.call(&["join", "--gateway", &gateway.url(), "--ca-sha256", &gateway.ca_sha256()], Some(TOKEN));
+        let output = self
+            .call(&["join", "--gateway", &gateway.url(), "--ca-sha256", &gateway.ca_sha256()], Some(TOKEN));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     pub(crate) fn start(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).expect("log");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .expect("log");
         let sensor = program()
             .args(["run", "--config"])
             .arg(&self.config)

@@ -190,7 +190,10 @@ impl Gateway {
 
     pub(crate) fn input(&mut self, bytes: &[u8]) {
         for part in bytes.chunks(100_000) {
-            self.send(Body::Chunk(Chunk { stream: Stream::Stdin as i32, data: Bytes::copy_from_slice(part) }));
+            self.send(Body::Chunk(Chunk {
+                stream: Stream::Stdin as i32,
+                data: Bytes::copy_from_slice(part),
+            }));
         }
     }
 

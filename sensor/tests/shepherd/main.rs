@@ -88,7 +88,8 @@ fn binary_round_trip_of_64_mib_is_exact() {
 
 #[test]
 fn a_terminal_is_a_terminal() {
-    let mut setup = command("tty -s && echo tty; stty size; echo $TERM; test -e $SSH_TTY && echo there; exit 4");
+    let mut setup =
+        command("tty -s && echo tty; stty size; echo $TERM; test -e $SSH_TTY && echo there; exit 4");
     setup.pty = Some(Pty { term: "xterm-256color".into(), size: [132, 43, 0, 0], modes: vec![] });
     let mut gateway = Gateway::run(setup);
     assert_eq!(gateway.finish().status, code(4));

@@ -93,12 +93,13 @@ fn taken_out_of_order_is_acknowledged_contiguously() {
 fn every_breach_has_its_error() {
     let mut fresh = Resumable::new("c");
     assert_eq!(fresh.on_frame(numbered(1, chunk("x"))), Err(PeerMisbehaved::AttachExpected));
-    let attach = |id: &str, received| {
-        numbered(0, Body::Attach(Attach { channel_id: id.into(), received }))
-    };
+    let attach = |id: &str, received| numbered(0, Body::Attach(Attach { channel_id: id.into(), received }));
     let wrong = fresh.on_frame(attach("d", 0));
     assert!(matches!(&wrong, Err(error @ PeerMisbehaved::WrongChannel { .. }) if error.is_fatal()));
-    assert!(matches!(fresh.on_frame(attach("c", 9)), Err(PeerMisbehaved::NeverSent { claimed: 9, newest: 0 })));
+    assert!(matches!(
+        fresh.on_frame(attach("c", 9)),
+        Err(PeerMisbehaved::NeverSent { claimed: 9, newest: 0 })
+    ));
     let mut a = attached("c");
     assert_eq!(a.on_frame(attach("c", 0)), Err(PeerMisbehaved::AttachTwice));
     assert_eq!(a.on_frame(numbered(5, chunk("x"))), Err(PeerMisbehaved::Gap { expected: 1, got: 5 }));

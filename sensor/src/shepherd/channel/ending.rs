@@ -35,12 +35,12 @@ impl Shepherd {
         self.leader.gate = None;
         self.ending = Some(Instant::now() + Duration::from_millis(self.spec.hangup_grace_ms));
         let leader = self.leader.pid;
-        let foreground = self.outputs[0].fd.as_ref().filter(|_| self.is_terminal()).and_then(|fd| tcgetpgrp(fd).ok());
-        for group in [Some(leader), foreground.filter(|group| *group != leader && group.as_raw() > 1)] {
-            if let Some(group) = group {
-                let _ = killpg(group, Signal::SIGHUP);
-                let _ = killpg(group, Signal::SIGCONT);
-            }
+        let foreground =
+            self.outputs[0].fd.as_ref().filter(|_| self.is_terminal()).and_then(|fd| tcgetpgrp(fd).ok());
+        let foreground = foreground.filter(|group| *group != leader && group.as_raw() > 1);
+        for group in std::iter::once(leader).chain(foreground) {
+            let _ = killpg(group, Signal::SIGHUP);
+            let _ = killpg(group, Signal::SIGCONT);
         }
         if !self.is_terminal() {
             // Readers see the end of input.
@@ -90,7 +90,8 @@ impl Shepherd {
                 self.outputs[index].eof_sent = self.emit(body);
             }
         }
-        if let Some(ended) = self.exit.as_ref().filter(|_| self.outputs.iter().all(|output| output.eof_sent)) {
+        if let Some(ended) = self.exit.as_ref().filter(|_| self.outputs.iter().all(|output| output.eof_sent))
+        {
             let body = Body::Exit(ended.frame.clone());
             self.exit_sent = self.emit(body);
         }
