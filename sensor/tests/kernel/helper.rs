@@ -3,7 +3,7 @@
 //! Exit status 0: it worked; 1: refused, with the error on standard output.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 type Outcome = Result<(), std::io::Error>;
@@ -81,8 +81,52 @@ fn operate(words: &[&str]) -> Outcome {
             let mut text = String::new();
             TcpStream::connect(address())?.read_to_string(&mut text).map(drop)
         }
+        "datagrams" => datagrams(words[1].parse().expect("a number"), words[2].parse().expect("a number")),
         other => panic!("no operation `{other}`"),
     }
+}
+
+/// Numbers that look random and are the same each time (an LCG of Knuth's).
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    /// Below `limit`.
+    pub(crate) fn next(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// Sends datagrams to addresses on both sides of round borders. Most are refused, by policy or for want of a route.
+fn datagrams(seed: u64, count: usize) -> Outcome {
+    let mut numbers = Numbers(seed);
+    let (four, six) = (UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("[::]:0")?);
+    for _ in 0..count {
+        let port = [1, 80, 511, 512, 600, 601, 1023, 1024, 65_535][numbers.next(9)];
+        let byte = |numbers: &mut Numbers| [0, 1, 63, 64, 127, 128, 255][numbers.next(7)];
+        let v4 = Ipv4Addr::new(
+            [9, 10, 10, 10, 127, 128, 223][numbers.next(7)],
+            byte(&mut numbers),
+            byte(&mut numbers),
+            byte(&mut numbers),
+        );
+        let v6 = Ipv6Addr::new(
+            [0xfd00, 0xfcff, 0x2001][numbers.next(3)],
+            [0, 1, 2][numbers.next(3)],
+            [0, 1, 0x7fff, 0x8000, 0xffff][numbers.next(5)],
+            0,
+            0,
+            0,
+            0,
+            1,
+        );
+        let _ = match numbers.next(3) {
+            0 => four.send_to(b"x", (v4, port)),
+            1 => six.send_to(b"x", (v4.to_ipv6_mapped(), port)),
+            _ => six.send_to(b"x", (v6, port)),
+        };
+    }
+    Ok(())
 }
 
 trait ExitOkOr {
