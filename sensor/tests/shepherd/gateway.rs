@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     pub(crate) local_user: Option<String>,
     pub(crate) announcement: String,
     pub(crate) reattach_grace: Duration,
+    /// Files to put over the host's, seen by this shepherd alone (in a mount namespace; needs root).
+    pub(crate) files: Vec<(&'static str, String)>,
 }
 
 /// `shell -c line`, with pipes.
@@ -34,6 +36,7 @@ pub(crate) fn command(line: &str) -> Setup {
         local_user: None,
         announcement: String::new(),
         reattach_grace: Duration::from_secs(30),
+        files: Vec::new(),
     }
 }
 
@@ -81,7 +84,19 @@ fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
         hangup_grace_ms: 500,
         announcement: setup.announcement,
     };
-    let mut shepherd = std::process::Command::new(env!("CARGO_BIN_EXE_sallyport-sensor"))
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_sallyport-sensor"));
+    if !setup.files.is_empty() {
+        let mut script = String::from("set -e; ");
+        for (index, (over, content)) in setup.files.iter().enumerate() {
+            let file = directory.path().join(format!("file{index}"));
+            std::fs::write(&file, content).expect("a file");
+            script.push_str(&format!("mount --bind {} {over}; ", file.display()));
+        }
+        script.push_str("exec \"$0\" shepherd");
+        let shepherd = std::mem::replace(&mut program, std::process::Command::new("unshare"));
+        program.args(["--mount", "sh", "-c", &script]).arg(shepherd.get_program());
+    }
+    let mut shepherd = program
         .arg("shepherd")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -280,6 +280,84 @@ fn the_program_has_a_clean_process() {
     assert_eq!(lines[6], "C.UTF-8:192.0.2.7 50000 22:192.0.2.7 50000 198.51.100.1 22");
 }
 
+/// A host with an account `ann`, made of files that only her shepherd sees.
+fn as_ann(line: &str) -> Setup {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut setup = command(line);
+    setup.local_user = Some("ann".into());
+    setup.files = vec![
+        ("/etc/passwd", format!("{}ann:x:61234:61234:Ann:/tmp:/bin/bash\n", read("/etc/passwd"))),
+        ("/etc/group", format!("{}ann:x:61234:\nops:x:61235:ann\n", read("/etc/group"))),
+        ("/etc/shadow", "ann:!:19000:0:99999:7:::\n".into()),
+        ("/etc/security/limits.conf", "@ops hard nofile 777\nann soft nofile 555\n* - core 0\n".into()),
+    ];
+    setup
+}
+
+#[test]
+fn another_user_is_become_for_good() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        return;
+    }
+    let line = "id -u; id -g; id -G; grep -E '^(Uid|Gid|CapEff)' /proc/self/status; umask; pwd; \
+        echo $USER:$LOGNAME:$HOME:$SHELL:$MAIL; ulimit -Sn; ulimit -Hn; echo back > /dev/stdout; \
+        setpriv --reuid=0 true 2>/dev/null && echo ROOT; cat /proc/1/environ 2>/dev/null && echo READ; exit 0";
+    let mut gateway = Gateway::run(as_ann(line));
+    assert_eq!(gateway.finish().status, code(0));
+    let text = String::from_utf8_lossy(&gateway.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = [
+        "61234",
+        "61234",
+        "61234 61235",
+        "Uid:\t61234\t61234\t61234\t61234",
+        "Gid:\t61234\t61234\t61234\t61234",
+        "CapEff:\t0000000000000000",
+        "0022",
+        "/tmp",
+        "ann:ann:/tmp:/bin/bash:/var/mail/ann",
+        "555",
+        "777",
+        "back",
+    ];
+    assert_eq!(lines, expected, "{text}{}", String::from_utf8_lossy(&gateway.stderr));
+
+    let mut setup = as_ann("stat -c '%U %G %a' $SSH_TTY; echo hello > $SSH_TTY");
+    setup.pty = Some(Pty::default());
+    let mut gateway = Gateway::run(setup);
+    assert_eq!(gateway.finish().status, code(0));
+    assert_eq!(String::from_utf8_lossy(&gateway.stdout), "ann tty 620\r\nhello\r\n");
+}
+
+#[test]
+fn accounts_that_may_not_log_in_are_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        return;
+    }
+    let mut expired = as_ann("true");
+    expired.files[2].1 = "ann:!:19000:0:99999:7::19001:\n".into();
+    assert!(Gateway::refused(expired).contains("has expired"));
+    let mut closed = as_ann("true");
+    closed.files[0].1 = closed.files[0].1.replace("/tmp:/bin/bash", "/tmp:/usr/sbin/nologin");
+    assert!(Gateway::refused(closed).contains("is closed"));
+    let mut control = Gateway::run(as_ann("true"));
+    assert_eq!(control.finish().status, code(0), "control");
+}
+
+#[test]
+fn signals_go_out_as_the_user() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        return;
+    }
+    let mut gateway = Gateway::run(as_ann("echo ready; exec sleep 60"));
+    gateway.until(|gateway| gateway.stdout == b"ready\n");
+    gateway.send(Body::Signal("TERM".into()));
+    assert_eq!(gateway.finish().status, signal("TERM"));
+}
+
 #[test]
 fn sftp_server_speaks() {
     let mut setup = command("");
