@@ -93,7 +93,7 @@ impl Report {
 fn mode_text(out: &mut String, name: &str, facts: &ModeFacts) {
     let _ = writeln!(out, "\n{name} mode: {}", if facts.works { "works here" } else { "does not work here" });
     list(out, "why not: ", &facts.obstacles);
-    list(out, "does not stop: ", &facts.limits);
+    list(out, "limit: ", &facts.limits);
 }
 
 fn list(out: &mut String, what: &str, lines: &[String]) {

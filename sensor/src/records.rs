@@ -205,7 +205,9 @@ impl Recorder {
 
     fn point(&self, event: &Event) -> &'static str {
         match (self.mode, event) {
-            (Mode::Lsm, Event::Fork { .. }) | (Mode::Tracepoint, Event::Exec { .. } | Event::Fork { .. }) => {
+            (_, Event::Fork { .. }) | (Mode::Tracepoint, Event::Exec { .. }) => "kernel-exec",
+            // Rules on arguments kill at the first instruction in LSM mode, too.
+            (Mode::Lsm, Event::Exec { head, exec }) if head.judgement.is_denied() && !exec.prevented => {
                 "kernel-exec"
             }
             (Mode::Lsm, _) => "kernel-lsm",

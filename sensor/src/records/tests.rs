@@ -111,6 +111,9 @@ fn outcomes_and_points_follow_the_mode() {
         recorder(Mode::Tracepoint).record(&exec(denied, false), &Tables).decision.expect("a decision");
     assert_eq!((killed.outcome, killed.point.as_str()), (Outcome::Killed, "kernel-exec"));
     assert_eq!((killed.rule.as_str(), killed.reason.as_str()), ("", "no rule permits it"));
+    let by_arguments =
+        recorder(Mode::Lsm).record(&exec(denied, false), &Tables).decision.expect("a decision");
+    assert_eq!((by_arguments.outcome, by_arguments.point.as_str()), (Outcome::Killed, "kernel-exec"));
     let observed = recorder(Mode::Lsm).record(&exec(Judgement::Observed { rule: 1 }, false), &Tables);
     assert_eq!(
         observed.decision.map(|d| (d.outcome, d.rule)),
