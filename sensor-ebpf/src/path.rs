@@ -55,7 +55,9 @@ fn start(area: *mut Scratch, bprm: Address) -> Result<(), Unreadable> {
         let file: Address = read::kernel(bprm + offset!(linux_binprm_file))?;
         let path = file + offset!(file_f_path);
         let dentry: Address = read::kernel(path + offset!(path_dentry))?;
-        (*area).mount = read::kernel(path + offset!(path_mnt))?;
+        let mount: Address = read::kernel(path + offset!(path_mnt))?;
+        (*area).mount = mount;
+        (*area).root = read::kernel(mount + offset!(vfsmount_mnt_root))?;
         (*area).dentry = dentry;
         let inode: Address = read::kernel(dentry + offset!(dentry_d_inode))?;
         (*area).inode = read::kernel(inode + offset!(inode_i_ino))?;
@@ -85,26 +87,27 @@ fn step(area: *mut Scratch) -> Result<u32, Unreadable> {
     unsafe {
         let dentry = (*area).dentry;
         let vfsmount = (*area).mount;
-        if read::kernel::<Address>(vfsmount + offset!(vfsmount_mnt_root))? == dentry {
+        if dentry == (*area).root {
             let mount = vfsmount.wrapping_sub(offset!(mount_mnt));
             let above: Address = read::kernel(mount + offset!(mount_mnt_parent))?;
             if above == mount {
                 return top(area, mount);
             }
             (*area).dentry = read::kernel(mount + offset!(mount_mnt_mountpoint))?;
-            (*area).mount = above + offset!(mount_mnt);
+            let vfsmount = above + offset!(mount_mnt);
+            (*area).mount = vfsmount;
+            (*area).root = read::kernel(vfsmount + offset!(vfsmount_mnt_root))?;
             return Ok(MORE);
         }
         let name = dentry + offset!(dentry_d_name);
-        let len: u32 = read::kernel(name + offset!(qstr_len))?;
-        let text: Address = read::kernel(name + offset!(qstr_name))?;
+        // Hash and length, then the address of the text: the loader has made sure of that.
+        let [hash_len, text] = read::kernel::<[u64; 2]>(name)?;
+        let len = (hash_len >> (offset!(qstr_len) * 8)) as u32;
         if !prepend(area, text, len)? {
             return Ok(cause::PATH_TOO_LONG);
         }
         // A rename in between could have paired one name's length with the other's text.
-        if read::kernel::<u32>(name + offset!(qstr_len))? != len
-            || read::kernel::<Address>(name + offset!(qstr_name))? != text
-        {
+        if read::kernel::<[u64; 2]>(name)? != [hash_len, text] {
             return Err(Unreadable);
         }
         let above: Address = read::kernel(dentry + offset!(dentry_d_parent))?;

@@ -52,6 +52,8 @@ pub(crate) struct Scratch {
     pub(crate) dentry: u64,
     /// Path walk: the `vfsmount` that it is in.
     pub(crate) mount: u64,
+    /// Path walk: the root of that mount.
+    pub(crate) root: u64,
     /// Inode number of the executable.
     pub(crate) inode: u64,
     /// Its device.

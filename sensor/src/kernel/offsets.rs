@@ -53,6 +53,10 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
             release: release.clone(),
         })
     };
+    // The programs read a name's length and address at once, as all kernels have had them so far.
+    if of("qstr", "name")? != 8 || ![0, 4].contains(&of("qstr", "len")?) {
+        return Err(OffsetError::NoField { structure: "qstr", field: "hash_len", release });
+    }
     Ok(Offsets {
         linux_binprm_file: of("linux_binprm", "file")?,
         file_f_path: of("file", "f_path")?,

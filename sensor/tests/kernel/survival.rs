@@ -177,3 +177,39 @@ fn the_probe_agrees_with_what_starts() {
     assert!(facts.mode.is_some());
     assert_eq!(facts.lsm.works, facts.lsm.obstacles.is_empty());
 }
+
+/// Prints what the programs cost per run; no assertion, since a busy machine says little about time.
+#[tokio::test]
+#[ignore = "a measurement: `cargo test -p sallyport-sensor --test kernel -- --ignored --nocapture cost`"]
+async fn cost_of_each_program() {
+    const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
+    let mut host = Host::start();
+    host.session(1, &Tables::allow_all().path("/usr/bin/touch", DENY | 1));
+    let before = std::fs::read_to_string(SWITCH).expect("read the switch");
+    std::fs::write(SWITCH, "1").expect("switch on");
+    let script = format!(
+        "{}for i in {{1..60}}; do /usr/bin/true a b c; done; for i in {{1..10}}; do helper udp 127.0.0.1:9; done",
+        crate::helper::shell_function()
+    );
+    // The least of many batches: what other work on the machine adds is left out as far as possible.
+    let mut least = std::collections::BTreeMap::new();
+    for _ in 0..40 {
+        for (what, session) in [("untagged", None), ("tagged", Some(1))] {
+            let last = host.kernel.program_stats().expect("stats");
+            host.run(session, &script);
+            let now = host.kernel.program_stats().expect("stats");
+            for (was, is) in last.iter().zip(&now) {
+                let runs = is.run_count - was.run_count;
+                if let Some(per_run) = (is.run_time_ns - was.run_time_ns).checked_div(runs) {
+                    let least = least.entry((is.name, what)).or_insert(u64::MAX);
+                    *least = per_run.min(*least);
+                }
+            }
+            while !host.events.try_next().is_empty() {}
+        }
+    }
+    for ((name, what), per_run) in least {
+        println!("{name:20} {what:9} {per_run:6} ns");
+    }
+    std::fs::write(SWITCH, before.trim()).expect("switch back");
+}
