@@ -9,7 +9,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CLEANING_UP: AtomicBool = AtomicBool::new(false);
 
 /// How long the parts of a run get by default. Generous: virtual machines in software emulation are slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// From now on Ctrl-C and SIGTERM make every wait fail, so that the run ends by unwinding and cleans up.
 ///

@@ -42,6 +42,12 @@ const PACKAGES: &[Package] = &[
         needed: Needed::Build,
     },
     Package {
+        name: "ca-certificates",
+        brings: "/etc/ssl/certs/ca-certificates.crt",
+        why: "the certificate authorities that `sallyport login` trusts",
+        needed: Needed::Demo,
+    },
+    Package {
         name: "openssh-client",
         brings: "ssh",
         why: "the real ssh client, which the demo and the tests drive",

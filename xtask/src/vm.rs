@@ -57,7 +57,7 @@ const SYSTEM_PROGRAMS: &[&str] = &[
     "ps",
     "rm",
     "seq",
-    "setsid",
+    "setsid", "shred", "sort", "stat",
     "sleep",
     "stty",
     "sync",
@@ -210,4 +210,9 @@ fn accounts(tree: &mut Tree) {
     tree.file("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n");
     tree.file("etc/os-release", 0o644, "PRETTY_NAME=\"Sallyport test guest\"\nID=sallyport-guest\n");
     tree.directory("home/app", 0o755);
+    // What an HTTPS client of any kind wants to find before it talks to anybody.
+    let certificates = "/etc/ssl/certs/ca-certificates.crt";
+    if let Ok(bundle) = std::fs::read(certificates) {
+        tree.file(certificates, 0o644, bundle);
+    }
 }

@@ -233,7 +233,9 @@ impl Story<'_> {
         let held = ["recorded", "alice@example.org", "web-1", "policy", &self.mode, "grant ends"]
             .iter()
             .all(|part| line.contains(*part));
-        self.line("entering a shell", "one line says what holds", line, held, &[]);
+        let happened =
+            if held { "who, where, policy, mode, end".to_owned() } else { format!("it says: {line}") };
+        self.line("entering a shell", "one line says what holds", happened, held, &[]);
         Ok(())
     }
 
