@@ -152,6 +152,7 @@ fn lockdown() -> Option<String> {
 fn limits(mode: Mode) -> Vec<String> {
     let both = [
         "files, mounts, ptrace, kernel modules and bpf() are not judged in this version",
+        "listening for connections and accepting them is not judged in this version, only making connections and sending datagrams is",
         "a program is judged by its path and arguments, not by its content: a forbidden program copied to a permitted path runs, so permit folders that the session's user cannot write to",
         "what a permitted interpreter is told to do by a script, by its standard input or by a library is not judged as a program",
         "a program started by `ld.so /path/to/it` is judged as `ld.so` with that path as an argument",

@@ -60,6 +60,10 @@ fn operate(words: &[&str]) -> Outcome {
             let number = |i: usize| -> i32 { words[i].parse().expect("a number") };
             socket(number(1), number(2), number(3)).map(drop)
         }
+        "uring" | "uring-worker" => {
+            let socket = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+            crate::uring::connect(&socket, version4(address()), words[0] == "uring-worker")
+        }
         "memfd" => run_memfd(words[1]),
         "thread-exec" => {
             let program = words[1..].iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

@@ -9,3 +9,4 @@ mod lineage;
 mod network;
 mod survival;
 mod tables;
+mod uring;

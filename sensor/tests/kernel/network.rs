@@ -87,6 +87,23 @@ async fn every_way_to_a_forbidden_address_is_closed() {
 }
 
 #[tokio::test]
+async fn io_uring_and_its_workers_are_judged() {
+    let host = Host::start();
+    let denied = Listeners::start();
+    let script = format!("{}helper uring {}", shell_function(), denied.address());
+    let ran = host.run(None, &script);
+    if !ran.ok() {
+        eprintln!("skipped: this kernel lets nobody use io_uring: {}", ran.stderr);
+        return;
+    }
+    assert!(denied.heard());
+    host.session(1, &deny_port(denied.address().port()));
+    for operation in ["uring", "uring-worker"] {
+        check(&host, &denied, operation);
+    }
+}
+
+#[tokio::test]
 async fn two_programs_and_an_allowed_port() {
     let mut host = Host::start();
     let (denied, allowed) = (Listeners::start(), Listeners::start());

@@ -117,6 +117,31 @@ async fn other_programs_are_replaced_without_a_gap() {
 }
 
 #[tokio::test]
+async fn maps_of_another_version_are_not_adopted_nor_taken_from_running_sessions() {
+    let pretend = |host: &Host| {
+        let map = MapData::from_pin(host.pins.0.join("maps/META")).expect("META");
+        let mut map = Array::<_, u64>::try_from(aya::maps::Map::Array(map)).expect("an array");
+        map.set(meta::ABI, 99, 0).expect("write");
+    };
+    let host = Host::start();
+    host.session(1, &Tables::allow_all().path("/usr/bin/touch", DENY | 1));
+    let waiting = Waiting::start("/usr/bin/touch made; true", host.folder.path());
+    host.kernel.tag(waiting.pid(), 1, 1).expect("tag");
+    pretend(&host);
+    let Host { kernel, events, pins, folder, _serial } = host;
+    drop((kernel, events));
+    let refused = Kernel::start(&options(&pins.0));
+    assert!(matches!(refused, Err(KernelError::OtherAbi { found: 99, tasks: 1, .. })), "{refused:?}");
+    assert!(waiting.go().ok());
+    assert!(!folder.path().join("made").exists(), "the other version's programs no longer enforce");
+    eventually("the other version's processes have ended", || Kernel::start(&options(&pins.0)).is_ok());
+    let (kernel, started) = Kernel::start(&options(&pins.0)).expect("start");
+    assert!(started.adopted, "by the start before, which made new maps");
+    assert!(kernel.sessions().is_empty() && kernel.policies().is_empty());
+    drop((kernel, pins, folder, _serial));
+}
+
+#[tokio::test]
 async fn only_one_is_in_charge() {
     let host = Host::start();
     let second = Kernel::start(&options(&host.pins.0));

@@ -10,6 +10,9 @@ mod host;
 #[allow(dead_code, reason = "as above; the policies here are compiled")]
 mod tables;
 
+#[path = "../kernel/uring.rs"]
+mod uring;
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
