@@ -44,3 +44,10 @@ pub(crate) static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scrat
 /// What the loader notes about itself; no program reads it.
 #[map]
 static META: Array<u64> = Array::with_max_entries(meta::COUNT, MMAPABLE);
+
+/// The tag of a process: the one lookup that every process of the host pays for.
+#[inline(always)]
+pub(crate) fn tag_of(tgid: u32) -> Option<Tag> {
+    // SAFETY: copied at once, before the entry can be used for another process.
+    unsafe { TASKS.get(tgid) }.copied()
+}

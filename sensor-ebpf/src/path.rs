@@ -50,7 +50,7 @@ pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(
 
 #[inline(always)]
 fn start(area: *mut Scratch, bprm: Address) -> Result<(), Unreadable> {
-    // SAFETY (all blocks): `area` is claimed by the caller; offsets point into `OFFSETS`.
+    // SAFETY: `area` is claimed by the caller; offsets point into `OFFSETS`.
     unsafe {
         let file: Address = read::kernel(bprm + offset!(linux_binprm_file))?;
         let path = file + offset!(file_f_path);

@@ -16,7 +16,7 @@ use sallyport_sensor_abi::{
 use crate::{
     event::{Small, header},
     judge::{self, Judge, Verdict, arena, trie},
-    maps::TASKS,
+    maps::tag_of,
     read::opaque,
 };
 
@@ -59,8 +59,7 @@ macro_rules! field {
 #[inline(always)]
 fn version4(ctx: &SockAddrContext, op: u32) -> i32 {
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return ALLOW };
+    let Some(tag) = tag_of(tgid) else { return ALLOW };
     let address = u32::from_be(field!(ctx, user_ip4));
     finish(&tag, [address, 0, 0, 0], 4, field!(ctx, user_port), field!(ctx, protocol), op)
 }
@@ -68,8 +67,7 @@ fn version4(ctx: &SockAddrContext, op: u32) -> i32 {
 #[inline(always)]
 fn version6(ctx: &SockAddrContext, op: u32) -> i32 {
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return ALLOW };
+    let Some(tag) = tag_of(tgid) else { return ALLOW };
     let words = [
         u32::from_be(field!(ctx, user_ip6[0])),
         u32::from_be(field!(ctx, user_ip6[1])),

@@ -18,7 +18,7 @@ use sallyport_sensor_abi::{
 use crate::{
     event,
     judge::{self, ARGS, Judge, Verdict},
-    maps::TASKS,
+    maps::tag_of,
     path,
     read::{self, Address, offset},
     scratch::{self, CHUNK_AT, Scratch},
@@ -28,8 +28,7 @@ use crate::{
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return 0 };
+    let Some(tag) = tag_of(tgid) else { return 0 };
     let Some((index, area)) = scratch::claim() else {
         // SAFETY: no preconditions.
         unsafe { bpf_send_signal(9) };
@@ -72,17 +71,16 @@ fn decide(
 ) -> Verdict {
     let by_path = by_path(index, area, bprm, tag);
     locate(task, args);
-    let judge = match by_path {
+    match by_path {
         Ok((judge, word)) if word & NEEDS_ARGS != 0 => {
-            return match by_args(index, area, judge, word & INDEX_MASK, args) {
+            match by_args(index, area, judge, word & INDEX_MASK, args) {
                 Ok(word) => Verdict { word, cause: cause::NONE, generation: judge.generation },
                 Err(cause) => Verdict::unjudged(cause, judge.generation),
-            };
+            }
         }
         Ok((judge, word)) => Verdict { word, cause: cause::NONE, generation: judge.generation },
         Err(verdict) => verdict,
-    };
-    judge
+    }
 }
 
 /// Resolves the path and judges it.

@@ -12,7 +12,7 @@ use sallyport_sensor_abi::{
 use crate::{
     hooks::exec::{Args, busy, by_path, report},
     judge::Verdict,
-    maps::TASKS,
+    maps::tag_of,
     read::{self, Address},
     scratch,
 };
@@ -28,8 +28,7 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
         return if (-4095..0).contains(&prior) { prior } else { -EPERM };
     }
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return 0 };
+    let Some(tag) = tag_of(tgid) else { return 0 };
     let Some((index, area)) = scratch::claim() else {
         busy(&tag);
         return -EPERM;

@@ -11,7 +11,7 @@ use crate::{
     atomic::add32,
     event::{Small, header},
     judge::{Verdict, session},
-    maps::{HOST, TASKS},
+    maps::{HOST, TASKS, tag_of},
     read::{self, Address, Unreadable, offset},
 };
 
@@ -19,13 +19,12 @@ use crate::{
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return 0 };
+    let Some(tag) = tag_of(tgid) else { return 0 };
     let task: Address = ctx.arg(0);
     let Ok(code) = last_thread(task) else { return 0 };
     let Some(code) = code else { return 0 };
     // The last two threads can both find nobody alive; only one removes the tag.
-    if TASKS.remove(&tgid).is_err() {
+    if TASKS.remove(tgid).is_err() {
         return 0;
     }
     if let Some(host) = HOST.get_ptr_mut(0) {

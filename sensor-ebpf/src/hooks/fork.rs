@@ -18,7 +18,7 @@ use crate::{
     atomic::add32,
     event::{Small, header},
     judge::{Verdict, session},
-    maps::{HOST, TASKS},
+    maps::{HOST, TASKS, tag_of},
     read::{self, Address, Unreadable, offset},
 };
 
@@ -26,8 +26,7 @@ use crate::{
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn sally_fork(ctx: RawTracePointContext) -> i32 {
     let parent = ctx.tgid();
-    // SAFETY: copied at once, before anything else touches the map.
-    let Some(tag) = (unsafe { TASKS.get(&parent) }).copied() else { return 0 };
+    let Some(tag) = tag_of(parent) else { return 0 };
     let child: Address = ctx.arg(1);
     if try_fork(parent, child, &tag).is_err() {
         // The child could not be read, so it cannot be tagged; nothing of this session may run untagged.
@@ -50,7 +49,7 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     }
     let child_tag = Tag { started, ..*tag };
     let mut crowded = false;
-    match TASKS.insert(&tgid, &child_tag, u64::from(BPF_NOEXIST)) {
+    match TASKS.insert(tgid, child_tag, u64::from(BPF_NOEXIST)) {
         Ok(()) => {
             if let Some(host) = HOST.get_ptr_mut(0) {
                 // SAFETY: an entry of an array map; the counter is only accessed atomically.

@@ -15,7 +15,7 @@ use crate::{
     event::{Small, header},
     hooks::connect::protocol_class,
     judge::{self, Judge, Verdict, arena, trie},
-    maps::TASKS,
+    maps::tag_of,
     read::next,
 };
 
@@ -33,8 +33,7 @@ const ICMP6: u32 = 58;
 #[cgroup_sock(sock_create)]
 pub fn sally_socket(ctx: SockContext) -> i32 {
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return ALLOW };
+    let Some(tag) = tag_of(tgid) else { return ALLOW };
     let sock: *const bpf_sock = ctx.sock;
     // SAFETY: the kernel passed the context; volatile so that each is one four-byte load.
     let (kind, protocol) = unsafe {

@@ -6,7 +6,7 @@
 use aya_ebpf::{EbpfContext as _, macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::event::cause;
 
-use crate::{hooks::socket::report, judge::Verdict, maps::TASKS};
+use crate::{hooks::socket::report, judge::Verdict, maps::tag_of};
 
 const EPERM: i32 = 1;
 const AF_UNIX: i32 = 1;
@@ -27,8 +27,7 @@ pub fn sally_socket_family(ctx: LsmContext) -> i32 {
         return 0;
     }
     let tgid = ctx.tgid();
-    // SAFETY: copied at once.
-    let Some(tag) = (unsafe { TASKS.get(&tgid) }).copied() else { return 0 };
+    let Some(tag) = tag_of(tgid) else { return 0 };
     report(&tag, Verdict::unjudged(cause::SOCKET_TYPE, 0), ctx.arg::<u32>(2));
     -EPERM
 }

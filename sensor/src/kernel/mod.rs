@@ -235,7 +235,7 @@ impl Kernel {
         self.mode
     }
 
-    /// Removes programs, links and maps: enforcement ends. Not while a sensor runs with `pin_dir`.
+    /// Removes programs, links and maps: enforcement ends, a moment later. Not while a sensor runs with `pin_dir`.
     pub fn unpin_all(pin_dir: &std::path::Path) -> Result<(), KernelError> {
         pins::remove_all(pin_dir)
     }
