@@ -173,7 +173,7 @@ fn limits(mode: Mode) -> Vec<String> {
         ],
     };
     let old = kernel_before(5, 12).then_some(
-        "this kernel's io_uring works in kernel threads, which do not carry the session's tag; forbid io_uring (kernel.io_uring_disabled) or use Linux 5.12 or later",
+        "before Linux 5.12 (and 5.10.162) io_uring works in kernel threads, which do not carry the session's tag",
     );
     both.iter().chain(own).copied().chain(old).map(str::to_owned).collect()
 }
