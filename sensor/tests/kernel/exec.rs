@@ -148,9 +148,9 @@ async fn files_without_a_name_are_told_apart() {
 async fn scripts_are_judged_as_their_interpreter_and_by_lsm_as_themselves() {
     let host = Host::start();
     let script = host.file("script");
-    std::fs::write(&script, "#!/usr/bin/dash\n/usr/bin/mkdir script-ran\n").expect("script");
+    std::fs::write(&script, "#!/usr/bin/bash\n/usr/bin/mkdir script-ran\n").expect("script");
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-    host.session(1, &Tables::allow_all().path("/usr/bin/dash", RULE));
+    host.session(1, &Tables::allow_all().path("/usr/bin/bash", RULE));
     host.run(Some(1), "./script");
     assert!(!host.file("script-ran").exists(), "the interpreter ran");
     host.kernel.close_session(1).expect("close");
@@ -161,6 +161,8 @@ async fn scripts_are_judged_as_their_interpreter_and_by_lsm_as_themselves() {
         host.kernel.mode() == Mode::Tracepoint,
         "see `probe` for the limit"
     );
+    host.run(None, "./script");
+    assert!(host.file("script-ran").exists(), "the control did not run");
 }
 
 #[tokio::test]
