@@ -101,7 +101,7 @@ impl Tree {
         let (found, real_text) = (merged(&found), merged(&real));
         self.file(&real_text, 0o755, std::fs::read(&real)?);
         if found != real_text {
-            self.link(&found, &real_text);
+            self.link(&found, &format!("/{real_text}"));
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ fn command(machine: &Machine<'_>) -> Command {
         .arg(machine.initramfs)
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on -- {}",
+            "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check random.trust_cpu=on -- {}",
             machine.arguments.join(" ")
         ))
         .stdin(Stdio::null())
