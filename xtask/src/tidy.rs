@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::{places, run};
 
-/// Longest file of Rust, in lines without its test module. STYLE: discuss at 400.
+/// Longest file of Rust, in lines without its tests. STYLE: discuss at 400.
 const LONGEST: usize = 600;
 /// Generated code is not held to rules about writing.
 const GENERATED: &str = "crates/contract/src/gen/";
@@ -46,7 +46,10 @@ fn judge(file: &Path, text: &str) -> Vec<String> {
         }
         let own = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text);
         let lines = own.lines().count();
-        if lines > LONGEST {
+        // Tables of cases may be long; code may not.
+        let is_test =
+            file.ends_with("tests.rs") || file.parent().is_some_and(|folder| folder.ends_with("tests"));
+        if lines > LONGEST && !is_test {
             breaches.push(format!("{lines} lines, {LONGEST} are allowed: split it"));
         }
         let stem = file.file_stem().unwrap_or_default();
