@@ -30,6 +30,8 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // As shells say it: 128 and the signal's number.
+        Err(_) if wait::interrupted() => ExitCode::from(130),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -49,6 +51,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
     });
     let outcome = match told {
         Ok(outcome) => outcome,
+        Err(error) if wait::interrupted() => {
+            println!("interrupted; stopping everything and taking the kernel programs out again");
+            return Err(error.context("interrupted"));
+        }
         Err(error) => {
             eprintln!("--- the gateway's last words\n{}", stage.gateway_log(25));
             eprintln!("--- the sensor's last words\n{}", stage.sensor_log(25));

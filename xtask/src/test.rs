@@ -39,7 +39,8 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
         // An error names its causes; where it was made is noise beside them.
         .env("RUST_LIB_BACKTRACE", "0")
         // The tests of virtual machines call back here.
-        .env("SALLYPORT_XTASK", std::env::current_exe()?);
+        // Not this very file: the build may just have replaced it.
+        .env("SALLYPORT_XTASK", places::programs(false).join("xtask"));
     run::loud("run the tests", &mut nextest)
 }
 
