@@ -34,13 +34,14 @@ pub struct StageOptions {
     pub bundle: PathBuf,
     /// Start a sensor, and wait until it is connected.
     pub sensor: bool,
-    /// Log more.
-    pub verbose: bool,
+    /// How long `sallyport login` and its certificate are good for, as the configuration has it.
+    pub certificate: String,
 }
 
 impl Default for StageOptions {
     fn default() -> Self {
-        Self { provider: Provider::default(), bundle: PathBuf::from("story"), sensor: true, verbose: false }
+        let (bundle, certificate) = (PathBuf::from("story"), "8h".to_owned());
+        Self { provider: Provider::default(), bundle, sensor: true, certificate }
     }
 }
 
@@ -93,7 +94,7 @@ impl Stage {
             std::fs::create_dir(stage.folder.join(part))?;
         }
         let openid = OpenId::start(options.provider, &stage.folder)?;
-        stage.write_gateway_config(&openid.issuer, &options.bundle)?;
+        stage.write_gateway_config(&openid.issuer, options)?;
         stage.openid = Some(openid);
         stage.write_sensor_config()?;
         stage.start_gateway()?;
@@ -312,10 +313,11 @@ impl Stage {
         Ok(command)
     }
 
-    fn write_gateway_config(&self, issuer: &str, bundle: &Path) -> Result<()> {
+    fn write_gateway_config(&self, issuer: &str, options: &StageOptions) -> Result<()> {
         let text = format!(
             "name = \"gateway\"\nstate_dir = {state:?}\n\n\
-             [ssh]\nlisten = \"{ssh}\"\nhost = \"127.0.0.1\"\nkey_binding = \"12h\"\n\n\
+             [ssh]\nlisten = \"{ssh}\"\nhost = \"127.0.0.1\"\nkey_binding = \"12h\"\n\
+             certificate = \"{certificate}\"\n\n\
              [grpc]\nlisten = \"{grpc}\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\n\
              [openid]\nissuer = \"{issuer}\"\nclient_id = \"sallyport\"\ncli_client_id = \"sallyport-cli\"\n\
              scopes = [\"openid\", \"email\", \"profile\", \"groups\"]\n\n\
@@ -323,6 +325,8 @@ impl Stage {
             state = self.folder.join("gateway"),
             ssh = self.addresses.ssh,
             grpc = self.addresses.grpc,
+            certificate = options.certificate,
+            bundle = options.bundle,
         );
         std::fs::write(self.folder.join("gateway.toml"), text).context("write the gateway's configuration")
     }

@@ -70,6 +70,32 @@ fn a_wrong_or_used_token_joins_nobody() -> Result<()> {
 }
 
 #[test]
+fn an_expired_certificate_lets_nobody_in() -> Result<()> {
+    const LIFE: Duration = Duration::from_secs(30);
+    let certificate = format!("{}s", LIFE.as_secs());
+    let options = StageOptions { bundle: bundles::small()?, certificate, ..StageOptions::default() };
+    let mut stage = Stage::start(&options)?;
+    let alice = stage.signed_in("alice")?;
+    let signed_in = std::time::Instant::now();
+    stage.wait_for_sensor(&alice)?;
+    let ssh = stage.ssh_with_certificate(&alice)?;
+    let good = ssh.run(TARGET, "id -un")?;
+    assert_eq!((good.code(), good.out().as_str()), (0, "root\n"), "the control: {}", good.err());
+    // Time is what is being tested: nothing else can be waited for.
+    std::thread::sleep((LIFE + Duration::from_secs(2)).saturating_sub(signed_in.elapsed()));
+    let late = ssh.run(TARGET, "id -un")?;
+    assert_ne!(late.code(), 0);
+    assert_eq!(late.out(), "", "nothing ran");
+    let asked = alice.run(&["targets"])?;
+    assert_eq!(asked.code(), 3, "says to sign in again: {}", asked.err());
+    // Signing in again mends both.
+    alice.login(&stage.ca_sha256)?;
+    assert_eq!(ssh.run(TARGET, "id -un")?.out(), "root\n");
+    assert_eq!(alice.run(&["targets"])?.code(), 0);
+    Ok(())
+}
+
+#[test]
 fn a_malformed_policy_is_refused_with_every_fault_and_the_old_one_stays() -> Result<()> {
     let mut stage = stage()?;
     let sam = stage.signed_in("sam")?;
@@ -149,6 +175,18 @@ fn hostile_peers_harm_nobody_else() -> Result<()> {
         for bytes in [&b""[..], b"\r\n", &long, &packet, &random, &tls, &http2, b"GET / HTTP/1.1\r\n\r\n"] {
             poke(door, bytes)?;
         }
+    }
+    // Behind TLS, which everybody may set up: frames that are none, a stream of a service that needs a client
+    // certificate, a header block that never ends. (openssl comes with ca-certificates.)
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let endless =
+        [preface.as_slice(), b"\0\0\x01\x01\0\0\0\0\x01\x82", &b"\0\0\x01\x09\0\0\0\0\x01\x82".repeat(5000)]
+            .concat();
+    let oversize = [preface.as_slice(), b"\xff\xff\xff\x01\x05\0\0\0\x01", &random].concat();
+    for bytes in [&random[..], preface, &endless, &oversize] {
+        let mut tls = std::process::Command::new("openssl");
+        tls.args(["s_client", "-quiet", "-alpn", "h2", "-connect", &grpc.to_string()]);
+        let _ = finish(&mut tls, bytes, Duration::from_secs(5));
     }
     // Many at once that say nothing and stay.
     let silent: Vec<TcpStream> = (0..64).map_while(|_| TcpStream::connect(grpc).ok()).collect();
