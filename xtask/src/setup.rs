@@ -144,19 +144,12 @@ pub(crate) fn nextest() -> Result<()> {
     run::say("cargo-nextest is missing: it runs each test in a process of its own and prints one summary");
     run::quiet(
         "install cargo-nextest (some minutes, once)",
-        // Outside the workspace: its toolchain file must not choose the compiler of an unrelated tool's
-        // lock file, and RUSTFLAGS of ours are not its business.
-        run::cargo().args(["install", "--locked", "cargo-nextest"]).args(version_for_this_compiler()),
+        run::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]),
     )
 }
 
-/// The newest nextest may need a newer compiler than the pinned one: this one is known to build with it.
-fn version_for_this_compiler() -> [&'static str; 2] {
-    ["--version", NEXTEST]
-}
-
-/// Known to build with the pinned compiler.
-const NEXTEST: &str = "0.9.114";
+/// The newest may need a newer compiler than the pinned one: this one is known to build with it.
+const NEXTEST: &str = "0.9.143";
 
 fn is_here(what: &str) -> bool {
     if what.starts_with('/') { std::path::Path::new(what).exists() } else { run::find(what).is_some() }
