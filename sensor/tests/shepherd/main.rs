@@ -168,8 +168,8 @@ fn a_link_that_breaks_again_and_again_loses_and_repeats_nothing() {
             gateway.cut_and_reattach();
         }
     }
-    gateway.input_end();
     gateway.cut_and_reattach();
+    gateway.input_end();
     assert_eq!(gateway.finish().status, code(6));
     assert!(gateway.stdout == expected, "{} of {} bytes", gateway.stdout.len(), expected.len());
     assert_eq!(gateway.stderr, b"err\n");
