@@ -175,22 +175,32 @@ impl Apt {
 
 /// The mirror that apt takes Debian itself from.
 fn mirror() -> Result<String> {
+    if let Some(known) = configured_mirror()? {
+        return Ok(known);
+    }
+    // apt names its sources only once it has read their lists.
+    run::quiet(
+        "update the package lists, to know the mirror",
+        Command::new("apt-get").args(["-q", "update"]),
+    )
+    .context("apt has no package lists yet, and reading them needs root: `sudo apt-get update`")?;
+    configured_mirror()?.context("apt is not configured with a Debian mirror")
+}
+
+fn configured_mirror() -> Result<Option<String>> {
     let targets = run::output(Command::new("apt-get").args([
         "indextargets",
         "--format",
         "$(REPO_URI) $(RELEASE) $(COMPONENT)",
         "Created-By: Packages",
     ]))?;
-    targets
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ');
-            let (uri, release, component) = (words.next()?, words.next()?, words.next()?);
-            let plain = !release.contains(['-', '/']) && component == "main";
-            (plain && uri.trim_end_matches('/').ends_with("/debian")).then(|| uri.to_owned())
-        })
-        .next()
-        .context("apt is not configured with a Debian mirror (or `apt-get update` never ran)")
+    let plain = |line: &str| {
+        let mut words = line.split(' ');
+        let (uri, release, component) = (words.next()?, words.next()?, words.next()?);
+        let suite = !release.contains(['-', '/']) && component == "main";
+        (suite && uri.trim_end_matches('/').ends_with("/debian")).then(|| uri.to_owned())
+    };
+    Ok(targets.lines().find_map(plain))
 }
 
 fn newer(left: &str, right: &str) -> bool {
