@@ -7,6 +7,7 @@
 
 /// Generated messages and services of `sallyport.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+#[rustfmt::skip]
 #[path = "gen/sallyport.v1.rs"]
 pub mod v1;
 
