@@ -41,7 +41,7 @@ impl Figures {
         }
         if self.rows == 1 {
             println!(
-                "{:44} {:>12} {:8} {:>12} {:>7}  beside",
+                "{:52} {:>10} {:6} {:>12} {:>7}  beside",
                 "figure", "value", "unit", "baseline", "ratio"
             );
         }
@@ -49,7 +49,7 @@ impl Figures {
             value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
         };
         println!(
-            "{:44} {:>12} {:8} {:>12} {:>7}  {}",
+            "{:52} {:>10} {:6} {:>12} {:>7}  {}",
             figure.name,
             shown(Some(figure.value), 1),
             figure.unit,
