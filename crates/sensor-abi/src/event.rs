@@ -11,10 +11,14 @@ pub mod kind {
     pub const EXEC: u32 = 2;
     /// A tagged process ended. Body: [`super::Exit`].
     pub const EXIT: u32 = 3;
-    /// A connection or an addressed datagram. Body: [`super::Connect`].
+    /// A connection, an addressed datagram, or a socket bound or set to listen. Body: [`super::Connect`].
     pub const CONNECT: u32 = 4;
+    /// Something done to a file or a Unix socket. Body: [`super::File`], then path bytes.
+    pub const FILE: u32 = 5;
+    /// Something asked of the system. Body: [`super::System`].
+    pub const SYSTEM: u32 = 6;
     /// One more than the last kind: the number of counter pairs.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 7;
 }
 
 /// Counters, in per-CPU array `COUNTERS`: index `kind * 2` counts events seen, `kind * 2 + 1` events lost.
@@ -40,6 +44,10 @@ pub mod cause {
     pub const SOCKET_TYPE: u32 = 7;
     /// All of the CPU's work areas were taken by programs that had been preempted.
     pub const BUSY: u32 = 8;
+    /// The sensor has been silent for longer than [`crate::session::Host::grace`].
+    pub const SENSOR_GONE: u32 = 9;
+    /// It would have been done to the sensor itself: its processes, files, maps or programs.
+    pub const GUARDED: u32 = 10;
 }
 
 /// What every event begins with.
@@ -72,6 +80,12 @@ pub struct Header {
     pub gid: u32,
     /// Task name at the time of the event, zero padded.
     pub comm: [u8; 16],
+    /// Id of the process's cgroup (v2).
+    pub cgroup: u64,
+    /// Audit login uid; `u32::MAX`: none, or the kernel has none.
+    pub login_uid: u32,
+    /// Always zero.
+    pub _pad: u32,
 }
 
 /// Body of [`kind::FORK`]; the header speaks of the parent.
@@ -104,6 +118,16 @@ pub struct Exec {
     pub args_len: u32,
     /// Bytes of arguments there were.
     pub args_total: u32,
+    /// Current folder: inode number.
+    pub cwd_inode: u64,
+    /// Current folder: device.
+    pub cwd_device: u32,
+    /// Inode number of the mount namespace (as in `/proc/PID/ns/mnt`); 0: unknown.
+    pub mount_namespace: u32,
+    /// Inode number of the pid namespace for children; 0: unknown.
+    pub pid_namespace: u32,
+    /// Audit session id; `u32::MAX`: none.
+    pub audit_session: u32,
 }
 
 /// The file has no name in any directory (memfd, O_TMPFILE, deleted).
@@ -116,6 +140,45 @@ pub const EXEC_ARGS_CUT: u32 = 4;
 pub const EXEC_PATH_CUT: u32 = 8;
 /// The arguments were not read: refused before the new program's memory was there, or unreadable.
 pub const EXEC_ARGS_UNKNOWN: u32 = 16;
+
+/// The file is set-uid or set-gid.
+pub const EXEC_SETUID: u32 = 32;
+/// The process was tagged just now: a log-in outside of a gateway.
+pub const EXEC_UNBROKERED: u32 = 64;
+/// Judged by a registered name, which the path bytes are (see [`crate::names`]).
+pub const EXEC_OTHER_NAME: u32 = 128;
+
+/// Body of [`kind::FILE`]; then `path_len` bytes of path (for abstract Unix sockets `@name`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct File {
+    /// One of [`crate::policy::file_op`].
+    pub op: u32,
+    /// [`EXEC_FILELESS`], [`EXEC_PREVENTED`], [`EXEC_PATH_CUT`], [`EXEC_OTHER_NAME`].
+    pub flags: u32,
+    /// Inode number; 0: it does not exist yet.
+    pub inode: u64,
+    /// Device of its superblock (or of the folder's).
+    pub device: u32,
+    /// Bytes of path that follow.
+    pub path_len: u32,
+}
+
+/// Body of [`kind::SYSTEM`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct System {
+    /// One of [`crate::policy::operation`].
+    pub operation: u32,
+    /// 1: the process that it is done to is not of this session. 0: it is, or there is none.
+    pub outside: u32,
+    /// That process; 0: none.
+    pub target_tgid: u32,
+    /// Signal number, ptrace mode, `bpf()` command, uid, lockdown reason or the like.
+    pub detail: u32,
+    /// Start time of the target process, in ns since boot; 0: none.
+    pub target_started: u64,
+}
 
 /// Body of [`kind::EXIT`].
 #[repr(C)]
@@ -139,7 +202,7 @@ pub struct Connect {
     pub version: u32,
     /// IP protocol number of the socket.
     pub protocol: u32,
-    /// [`OP_CONNECT`], [`OP_SEND`] or [`OP_SOCKET`].
+    /// [`OP_CONNECT`] and the like.
     pub op: u32,
 }
 
@@ -150,6 +213,12 @@ pub const OP_SEND: u32 = 2;
 /// Creation of a socket that is not allowed at all.
 pub const OP_SOCKET: u32 = 3;
 
-const _: () = assert!(size_of::<Header>() == 80);
-const _: () = assert!(size_of::<Fork>() == 16 && size_of::<Exec>() == 32);
+/// `bind()` of an Internet socket.
+pub const OP_BIND: u32 = 4;
+/// `listen()`; with address and port if the socket is bound.
+pub const OP_LISTEN: u32 = 5;
+
+const _: () = assert!(size_of::<Header>() == 96);
+const _: () = assert!(size_of::<Fork>() == 16 && size_of::<Exec>() == 56);
+const _: () = assert!(size_of::<File>() == 24 && size_of::<System>() == 24);
 const _: () = assert!(size_of::<Exit>() == 8 && size_of::<Connect>() == 32);

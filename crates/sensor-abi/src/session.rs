@@ -1,6 +1,8 @@
 //! Tags and sessions: who a process belongs to.
 
 /// Value of map `TASKS`, keyed by tgid (`u32`, initial pid namespace). Present: the process is tagged.
+///
+/// Whoever inserts or removes an entry also sets or clears the process's bit in `TAGGED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tag {
@@ -12,7 +14,18 @@ pub struct Tag {
     pub channel: u32,
     /// Index into `SESSIONS`; the session there counts only if its number is [`Self::session`].
     pub slot: u32,
+    /// [`crate::policy::PolicyHeader::generation`] for which [`Self::caller`] was found; 0: not found yet.
+    pub caller_generation: u64,
+    /// Class of the process's program as a calling program.
+    pub caller: u32,
+    /// Always zero.
+    pub _pad: u32,
 }
+
+/// Words of array map `TAGGED`: one bit for each process number there can be (`PID_MAX_LIMIT`, 2^22), which is set exactly as
+/// long as the process has an entry in `TASKS`. Bits are changed by atomic addition of `1 << bit` and of its negative, by
+/// whoever inserted or removed the entry. It spares processes outside of sessions the hash table.
+pub const TAGGED_WORDS: u32 = (1 << 22) / 64;
 
 /// Entry of array map `SESSIONS`, by slot. User space maps the array into its memory and writes single
 /// aligned words, so a change is atomic and the kernel's counting is never overwritten.
@@ -29,10 +42,25 @@ pub struct Session {
     pub tasks: u32,
     /// More than this many: the forking process is killed.
     pub task_limit: u32,
+    /// Bytes of this session's events in the ring: added by the kernel, subtracted by the reader.
+    pub queued: u64,
+    /// This session's events that were lost since it opened, of all kinds.
+    pub lost: u64,
 }
 
-/// The session is over: every exec and connection is denied.
+/// The session is over: everything that is judged is denied.
 pub const SESSION_SEALED: u32 = 1;
+/// Nothing is denied; what would be is reported as [`crate::policy::OBSERVED`]. For log-ins that did not come through a gateway.
+/// What cannot be judged is reported and goes on, too.
+pub const SESSION_MONITORED: u32 = 2;
+
+/// Bytes of one session's events in the ring from which on its *allowed* events are lost (and counted), so that they
+/// displace nobody else's.
+pub const SESSION_QUOTA: u64 = crate::RING_BYTES as u64 / 16;
+/// The same for all its events.
+pub const SESSION_QUOTA_ALL: u64 = crate::RING_BYTES as u64 / 8;
+/// Bytes in the ring from which on allowed events of all sessions are lost, so that decisions have room.
+pub const RING_QUOTA: u64 = crate::RING_BYTES as u64 / 2;
 
 /// The one entry of array map `HOST`.
 #[repr(C)]
@@ -42,12 +70,51 @@ pub struct Host {
     pub tasks: u32,
     /// More than this many: the forking process is killed. Normally [`crate::TASKS_SOFT_LIMIT`].
     pub task_limit: u32,
+    /// When the sensor last said that it is alive, in nanoseconds since boot (`CLOCK_BOOTTIME`). User space writes it every second.
+    pub alive: u64,
+    /// How long it may be silent, in nanoseconds, before tagged sessions can start nothing new (exec, connect, listen, Unix sockets
+    /// are denied with [`crate::event::cause::SENSOR_GONE`]). 0: for ever.
+    pub grace: u64,
+    /// [`HOST_UNBROKERED`].
+    pub flags: u32,
+    /// Always zero.
+    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Tag>() == 24 && size_of::<Session>() == 24 && size_of::<Host>() == 8);
+/// Log-ins outside of a gateway are tagged (map `UNBROKERED`).
+pub const HOST_UNBROKERED: u32 = 1;
+
+/// Value of map `UNBROKERED`, keyed by login uid (`u32`); key [`ANY_LOGIN`] is for those not listed. A process that executes a
+/// program, has a login uid and no tag gets this one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unbrokered {
+    /// [`Session::number`].
+    pub session: u64,
+    /// Its slot.
+    pub slot: u32,
+    /// Always zero.
+    pub _pad: u32,
+}
+
+/// Key of `UNBROKERED` for accounts not listed. (Not -1, which means "no login".)
+pub const ANY_LOGIN: u32 = u32::MAX - 1;
+/// Accounts in `UNBROKERED` at most.
+pub const MAX_ACCOUNTS: u32 = 4_096;
+
+/// Entries of hash map `GUARDED`: process number → start time in ns since boot (`u64`). The sensor and its shepherds; no tagged process may
+/// signal or trace them, whatever policy says.
+pub const MAX_GUARDED: u32 = 16_384;
+
+const _: () = assert!(size_of::<Tag>() == 40 && size_of::<Session>() == 40 && size_of::<Host>() == 32);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, integers only, no implicit padding (the size assertion above), so every bit
 // pattern is a value and every byte is initialised.
 #[allow(unsafe_code, reason = "aya::Pod is an unsafe trait and the orphan rule puts the impl here")]
 unsafe impl aya::Pod for Tag {}
+
+#[cfg(feature = "user")]
+// SAFETY: as above: three integers and a zeroed word.
+#[allow(unsafe_code, reason = "aya::Pod is an unsafe trait and the orphan rule puts the impl here")]
+unsafe impl aya::Pod for Unbrokered {}
