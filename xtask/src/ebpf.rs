@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{kernels, places, run};
+use crate::{apt, places, run};
 
 /// The last one that works with the LLVM inside of the pinned compiler.
 const LINKER: &str = "0.10.3";
@@ -117,7 +117,7 @@ fn debian_source(version: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(&work)?;
     let mut tried = Vec::new();
     for suite in SUITES {
-        let apt = match kernels::Apt::prepare(suite) {
+        let apt = match apt::Apt::prepare(suite) {
             Ok(apt) => apt,
             Err(error) => {
                 tried.push(format!("{suite}: {error:#}"));
@@ -138,7 +138,7 @@ fn debian_source(version: &str) -> Result<PathBuf> {
             &format!("download rust-src {package} from Debian's {suite}"),
             apt.command("apt-get").current_dir(&work).args(["download", &format!("rust-src={package}")]),
         )?;
-        let archive = kernels::only_file(&work, |name| name.ends_with(".deb"))?;
+        let archive = apt::only_file(&work, |name| name.ends_with(".deb"))?;
         run::output(Command::new("dpkg").arg("-x").arg(&archive).arg(&work))?;
         std::fs::rename(work.join(format!("usr/src/rustc-{version}")), &place)
             .context("the package is laid out differently")?;

@@ -3,6 +3,7 @@
 //! Each command does the set-up it needs by itself, says what it does and why, and takes seconds when
 //! there is nothing to do.
 
+mod apt;
 mod bench;
 mod build;
 mod codegen;

@@ -25,6 +25,8 @@ const CPU: &str = "Haswell,-cx16,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm"
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a Path,
+    /// More for the kernel's command line.
+    pub(crate) kernel_arguments: &'a [&'a str],
     /// Arguments for the guest's init.
     pub(crate) arguments: &'a [String],
     pub(crate) deadline: Duration,
@@ -88,7 +90,8 @@ fn command(machine: &Machine<'_>) -> Command {
         .arg(machine.initramfs)
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check random.trust_cpu=on -- {}",
+            "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check random.trust_cpu=on {} -- {}",
+            machine.kernel_arguments.join(" "),
             machine.arguments.join(" ")
         ))
         .stdin(Stdio::null())

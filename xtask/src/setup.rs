@@ -84,6 +84,12 @@ const PACKAGES: &[Package] = &[
         needed: Needed::Test,
     },
     Package {
+        name: "xz-utils",
+        brings: "xz",
+        why: "unpacks kernel modules for the guest",
+        needed: Needed::Test,
+    },
+    Package {
         name: "nodejs",
         brings: "node",
         why: "runs the certified OpenID provider of the tests",

@@ -110,14 +110,19 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
         (false, false) => "programs",
     };
     let ours = if what == "story" { PROGRAMS } else { &[] };
-    let initramfs = guest(ours, &arguments.programs)?;
+    let guest = guest(ours, &arguments.programs)?.archive()?;
+    let initramfs = places::cache().join(format!("guest-{}.cpio", std::process::id()));
     let mut failed = Vec::new();
     for name in names {
-        let kernel = kernels::kernel(kernels::series(name)?, arguments.refresh)?;
+        let series = kernels::series(name)?;
+        let kernel = kernels::kernel(series, arguments.refresh)?;
+        std::fs::write(&initramfs, [guest.as_slice(), &modules(&kernel)?].concat())
+            .context("write the guest's file system")?;
         run::say(format_args!("boot {} in QEMU, software emulation", kernel.version));
         let machine = qemu::Machine {
             kernel: &kernel.image,
             initramfs: &initramfs,
+            kernel_arguments: series.arguments,
             arguments: &[what.to_owned()],
             deadline: Duration::from_secs(arguments.deadline),
             log: &places::cache().join(format!("console-{name}.log")),
@@ -134,16 +139,19 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
     Ok(())
 }
 
-/// Fetches the kernels, so that a test run can go on without the network.
+/// The series that `cargo xtask test` boots; the others are for `cargo xtask vm`.
+const TESTED: [&str; 2] = ["6.1", "6.12"];
+
+/// Fetches the kernels of the tests, so that a test run can go on without the network.
 pub(crate) fn prepare() -> Result<()> {
-    for series in kernels::SERIES {
-        kernels::kernel(series, false)?;
+    for name in TESTED {
+        kernels::kernel(kernels::series(name)?, false)?;
     }
     Ok(())
 }
 
-/// Writes the guest's file system.
-fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<PathBuf> {
+/// The guest's file system, without what belongs to one kernel.
+fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<Tree> {
     let built = places::programs(false);
     let mut tree = Tree::with_skeleton();
     tree.program("init", &built.join("sallyport-guest-init"))?;
@@ -163,10 +171,21 @@ fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<PathBuf> {
     perl(&mut tree)?;
     bundles(&mut tree)?;
     accounts(&mut tree);
-    let path = places::cache().join(format!("guest-{}.cpio", std::process::id()));
-    std::fs::create_dir_all(places::cache())?;
-    std::fs::write(&path, tree.archive()?).context("write the guest's file system")?;
-    Ok(path)
+    Ok(tree)
+}
+
+/// A kernel's modules below /opt/modules, to follow the guest's file system (the kernel unpacks one archive after another), and
+/// `LIST` with their names, in the order in which they can be loaded.
+fn modules(kernel: &kernels::Kernel) -> Result<Vec<u8>> {
+    let mut tree = Tree::default();
+    let mut list = String::new();
+    for module in &kernel.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        tree.file(&format!("opt/modules/{name}"), 0o644, std::fs::read(module)?);
+        list.push_str(&format!("{name}\n"));
+    }
+    tree.file("opt/modules/LIST", 0o644, list);
+    tree.archive()
 }
 
 /// The modules that Debian's essential perl has: sockets among them.
