@@ -125,8 +125,14 @@ pub mod operation {
     pub const KERNEL_ACCESS: u32 = 16;
     /// Open a file by handle, past every path.
     pub const OPEN_BY_HANDLE: u32 = 17;
+    /// Change addresses, routes, packet filters, tunnels (`CAP_NET_ADMIN`): what would lead permitted connections elsewhere.
+    pub const NETWORK_ADMIN: u32 = 18;
+    /// Restart or stop the computer (`CAP_SYS_BOOT`).
+    pub const REBOOT: u32 = 19;
+    /// Set the clock (`CAP_SYS_TIME`).
+    pub const CLOCK: u32 = 20;
     /// One more than the last.
-    pub const COUNT: u32 = 18;
+    pub const COUNT: u32 = 21;
     /// `context.operation`, by number.
     pub const NAMES: [&str; COUNT as usize] = [
         "trace",
@@ -147,6 +153,9 @@ pub mod operation {
         "terminal_input",
         "kernel_access",
         "open_by_handle",
+        "network_admin",
+        "reboot",
+        "clock",
     ];
 }
 
