@@ -5,17 +5,22 @@
 //! the text ends there. [`Automaton::minimise`] then merges states that no input can tell apart.
 
 mod minimise;
+mod weight;
+
+pub(crate) use weight::Weights;
+use weight::{Best, beaten};
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::formula::{ArgTest, Atom, Pattern, Piece, Text};
+use crate::mutant;
 
 /// What lies between two arguments.
 const SEPARATOR: u8 = 0;
 /// Most states of an automaton before it is minimised.
-const MAX_STATES: usize = 1 << 17;
+const MAX_STATES: usize = 1 << 18;
 /// Most entries of its table.
-const MAX_ENTRIES: usize = 1 << 22;
+const MAX_ENTRIES: usize = 1 << 23;
 
 /// The patterns need too many states.
 #[derive(Debug)]
@@ -33,16 +38,18 @@ pub(crate) struct Automaton {
     pub(crate) start: u32,
 }
 
-/// Builds the automaton of these atoms. Also returns, for each class, the atoms that hold in it, sorted.
+/// Builds the automaton of these atoms. Also returns, for each class, the atoms that hold in it, sorted; without those that
+/// by `weights` make no difference there.
 pub(crate) fn build<'a>(
     atoms: impl Iterator<Item = (u32, &'a Atom)>,
+    weights: &Weights,
 ) -> Result<(Automaton, Vec<Vec<u32>>), TooLarge> {
     let mut nfa = Nfa::default();
     for (id, atom) in atoms {
         nfa.sink(id);
         nfa.add(id, atom);
     }
-    nfa.determinise()
+    nfa.determinise(weights)
 }
 
 /// What repeats any number of times.
@@ -68,6 +75,17 @@ struct Node {
     free: Vec<u32>,
     repeats: Option<Loop>,
     holds: Vec<u32>,
+}
+
+/// What can still come to hold from each node.
+struct Reach<'a> {
+    weights: &'a Weights,
+    /// The atoms; sorted.
+    atoms: Vec<Vec<u32>>,
+    /// The rules that those can bring about.
+    best: Vec<Vec<Best>>,
+    /// Some rule is certain from the beginning.
+    some_certain: bool,
 }
 
 struct Nfa {
@@ -103,7 +121,19 @@ impl Nfa {
                     }
                 }
             }
-            Atom::Fileless | Atom::Address(_) | Atom::Port(_) | Atom::Protocol(_) => {}
+            Atom::Caller(patterns) => {
+                for pattern in patterns {
+                    let wrong = mutant::is(mutant::CALLER);
+                    self.add_text(id, Some(if wrong { Text::Name } else { Text::Path }), pattern);
+                }
+            }
+            Atom::Fileless
+            | Atom::Setuid
+            | Atom::Outside
+            | Atom::Operation(_)
+            | Atom::Address(_)
+            | Atom::Port(_)
+            | Atom::Protocol(_) => {}
         }
     }
 
@@ -138,6 +168,7 @@ impl Nfa {
         for piece in pattern {
             match piece {
                 Piece::Any if text == Some(Text::Name) => steps.push(Step::Loop(Loop::ButSlash)),
+                Piece::Any if mutant::is(mutant::SLASH) => steps.push(Step::Loop(Loop::ButSlash)),
                 Piece::Any => steps.push(Step::Loop(Loop::Anything)),
                 Piece::Bytes(bytes) => steps.extend(bytes.iter().map(|byte| match byte {
                     b' ' if text.is_none() => Step::Gap,
@@ -215,8 +246,8 @@ impl Nfa {
     }
 
     /// The set of nodes without what no longer matters: once an atom holds whatever follows, it is of no interest in
-    /// which ways it might come to hold again.
-    fn settle(&self, nodes: Vec<u32>, reach: &[Vec<u32>]) -> Vec<u32> {
+    /// which ways it might come to hold again, nor what can only bring about rules that are weaker than a certain one.
+    fn settle(&self, nodes: Vec<u32>, reach: &Reach<'_>) -> Vec<u32> {
         let mut settled: Vec<u32> = Vec::new();
         for node in &nodes {
             let node = &self.nodes[*node as usize];
@@ -224,15 +255,21 @@ impl Nfa {
                 settled.extend(&node.holds);
             }
         }
-        if settled.is_empty() {
+        if settled.is_empty() && !reach.some_certain {
             return nodes;
         }
         settled.sort_unstable();
         settled.dedup();
-        let within = |all: &Vec<u32>| {
-            all.len() <= settled.len() && all.iter().all(|atom| settled.binary_search(atom).is_ok())
+        let certain = reach.weights.certain(&settled);
+        settled.retain(|atom| !reach.weights.idle(*atom, &certain));
+        let over = |node: u32| {
+            let node = node as usize;
+            let atoms = &reach.atoms[node];
+            beaten(&reach.best[node], &certain)
+                || (atoms.len() <= settled.len()
+                    && atoms.iter().all(|atom| settled.binary_search(atom).is_ok()))
         };
-        let mut left: Vec<u32> = nodes.into_iter().filter(|node| !within(&reach[*node as usize])).collect();
+        let mut left: Vec<u32> = nodes.into_iter().filter(|node| !over(*node)).collect();
         left.extend(settled.iter().map(|atom| self.sinks[atom]));
         left.sort_unstable();
         left.dedup();
@@ -293,7 +330,7 @@ impl Nfa {
         (symbols, n)
     }
 
-    fn determinise(&self) -> Result<(Automaton, Vec<Vec<u32>>), TooLarge> {
+    fn determinise(&self, weights: &Weights) -> Result<(Automaton, Vec<Vec<u32>>), TooLarge> {
         let (symbols, n_symbols) = self.symbols();
         let slash = usize::from(symbols[usize::from(b'/')]);
         let (gap, separator) = (symbols[usize::from(b' ')], symbols[usize::from(SEPARATOR)]);
@@ -301,7 +338,10 @@ impl Nfa {
         let mut sets: Vec<Vec<u32>> = Vec::new();
         let mut classes: HashMap<Vec<u32>, u32> = HashMap::new();
         let mut automaton = Automaton { symbols, n_symbols, next: vec![], class: vec![], start: 0 };
-        let reach = self.reach();
+        let atoms = self.reach();
+        let best = atoms.iter().map(|atoms| weights.reach(atoms.iter())).collect();
+        let some_certain = weights.certain(&[]) != weights.reach(std::iter::empty());
+        let reach = Reach { weights, atoms, best, some_certain };
         let start = self.settle(self.closure(vec![0]), &reach);
         states.insert(start.clone(), 0);
         sets.push(start);

@@ -16,7 +16,13 @@ pub(crate) const ENTITIES: &str = "entities.json";
 /// Under this prefix lie the files of included bundles, each under its name.
 pub(crate) const INCLUDE: &str = "include/";
 /// Version of the schema that this program speaks.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 2;
+
+/// What to do with a bundle that was written for schema 1.
+const MIGRATE: &str = "`schema = 1` judged programs and connections only. Schema 2 also judges files, Unix sockets, \
+    listening and what is asked of the system, and denies by default: add permits for the actions `read_file`, \
+    `write_file`, `create_file`, `delete_file`, `rename_file`, `link_file`, `change_file`, `map_code`, `connect_unix`, \
+    `listen` and `system` (or `include` the base bundle, which has them), then write `schema = 2`";
 
 /// The files of a policy by path: manifest, Cedar files, entities, test cases, and the same of the
 /// bundles it includes. Not yet checked: see [`crate::Policy::load`].
@@ -40,7 +46,7 @@ pub enum BundleError {
     },
     /// There is no manifest.
     #[error(
-        "`{path}` is no policy bundle: it has no `bundle.toml`; create one with `name`, `schema = 1` and `contact`"
+        "`{path}` is no policy bundle: it has no `bundle.toml`; create one with `name`, `schema = 2` and `contact`"
     )]
     NoManifest {
         /// The folder.
@@ -127,6 +133,9 @@ impl Manifest {
             || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         {
             return Err("`name` must be 1 to 64 letters, digits, `-` or `_`".into());
+        }
+        if manifest.schema == 1 {
+            return Err(MIGRATE.into());
         }
         if manifest.schema != SCHEMA_VERSION {
             return Err(format!(

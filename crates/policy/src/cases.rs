@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use sallyport_sensor_abi::policy::{DENY, OBSERVED, Word};
+use sallyport_sensor_abi::policy::{DENY, OBSERVED, QUIET, Word, file_op, operation};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, INCLUDE};
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
-use crate::question::{Answer, GatewayAction, Principal, Question, RuleInfo};
+use crate::question::{Answer, FileOp, GatewayAction, Operation, Principal, Question, RuleInfo};
 use crate::rule::DEFAULT_RULE;
 
 /// What running a bundle's cases gave.
@@ -89,7 +89,7 @@ fn human() -> String {
     "human".to_owned()
 }
 
-/// `[[case]]`: exactly one of `open_session`, `exec`, `connect` and `gateway`.
+/// `[[case]]`: exactly one of `open_session`, `exec`, the actions on files, `system`, `connect`, `listen` and `gateway`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -111,10 +111,44 @@ struct Case {
     #[serde(default)]
     args: Option<Vec<String>>,
     #[serde(default)]
-    fileless: bool,
+    read_file: Option<String>,
+    #[serde(default)]
+    write_file: Option<String>,
+    #[serde(default)]
+    create_file: Option<String>,
+    #[serde(default)]
+    delete_file: Option<String>,
+    #[serde(default)]
+    rename_file: Option<String>,
+    #[serde(default)]
+    link_file: Option<String>,
+    #[serde(default)]
+    change_file: Option<String>,
+    #[serde(default)]
+    map_code: Option<String>,
+    #[serde(default)]
+    connect_unix: Option<String>,
+    /// Name of an operation.
+    #[serde(default)]
+    system: Option<String>,
+    /// Belongs to `exec` and what is done to files.
+    #[serde(default)]
+    fileless: Option<bool>,
+    /// Belongs to `exec`.
+    #[serde(default)]
+    setuid: Option<bool>,
+    /// Belongs to `system`.
+    #[serde(default)]
+    outside: Option<bool>,
+    /// Path of the calling program. Belongs to `exec`, what is done to files, and `system`; if left out, [`CALLER`].
+    #[serde(default)]
+    caller: Option<String>,
     /// `tcp 192.0.2.1:443`; protocols are `tcp`, `udp`, `icmp` or a number.
     #[serde(default)]
     connect: Option<String>,
+    /// Like `connect`.
+    #[serde(default)]
+    listen: Option<String>,
     #[serde(default)]
     gateway: Option<GatewayAction>,
     expect: Verdict,
@@ -124,7 +158,31 @@ struct Case {
     /// Id of the monitored rule that must be noticed.
     #[serde(default)]
     observed: Option<String>,
+    /// Whether it must be recorded; `false` goes with `@record("none")`.
+    #[serde(default)]
+    recorded: Option<bool>,
 }
+
+impl Case {
+    /// The file that something is done to, and what.
+    fn file(&self) -> Vec<(&'static str, &String)> {
+        let all = [
+            ("read_file", &self.read_file),
+            ("write_file", &self.write_file),
+            ("create_file", &self.create_file),
+            ("delete_file", &self.delete_file),
+            ("rename_file", &self.rename_file),
+            ("link_file", &self.link_file),
+            ("change_file", &self.change_file),
+            ("map_code", &self.map_code),
+            ("connect_unix", &self.connect_unix),
+        ];
+        all.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?))).collect()
+    }
+}
+
+/// The calling program of cases that name none.
+const CALLER: &str = "/usr/bin/bash";
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -214,6 +272,10 @@ impl<'a> Run<'a> {
                 case.observed.as_deref().unwrap_or_default(),
             ));
         }
+        if case.recorded.is_some_and(|recorded| recorded == answer.quiet) {
+            let got = if answer.quiet { "unrecorded" } else { "recorded" };
+            return Some(format!("it would be {got}"));
+        }
         let word = match self.judge(question)? {
             Ok((word, rule)) => (word, rule),
             Err(error) => return Some(error),
@@ -221,6 +283,7 @@ impl<'a> Run<'a> {
         let expected = answer.observed.as_ref().map_or(rule, |rule| &rule.id);
         let same = (word.0 & DENY == 0) == answer.allowed
             && (word.0 & OBSERVED != 0) == answer.observed.is_some()
+            && (word.0 & QUIET != 0) == answer.quiet
             && word.1 == expected;
         (!same)
             .then(|| format!("the compiled tables say rule `{}` ({:#x}), Cedar says {got}", word.1, word.0))
@@ -228,30 +291,20 @@ impl<'a> Run<'a> {
 
     /// The answer of the compiled tables; none for what the kernel does not judge.
     fn judge(&mut self, question: &Question) -> Option<Result<(Word, String), String>> {
-        let (principal, host, local_user) = match question {
-            Question::Exec { principal, host, local_user, .. }
-            | Question::Connect { principal, host, local_user, .. } => (principal, host, local_user),
-            Question::OpenSession { .. } | Question::Gateway { .. } => return None,
-        };
-        let key = (principal.clone(), host.clone(), local_user.clone());
-        let compiled = self.compiled.entry(key).or_insert_with(|| {
+        if matches!(question, Question::OpenSession { .. }) {
+            return None;
+        }
+        let principal = question.principal();
+        let (host, local_user) = (question.host()?.to_owned(), question.local_user()?.to_owned());
+        let key = (principal.clone(), host, local_user);
+        let compiled = self.compiled.entry(key).or_insert_with_key(|(_, host, local_user)| {
             self.policy.compile(principal, host, local_user).map_err(|error| error.to_string())
         });
         let compiled = match compiled {
             Ok(compiled) => compiled,
             Err(error) => return Some(Err(error.clone())),
         };
-        let word = match question {
-            Question::Exec { path, args, fileless, .. } => {
-                let mut bytes = args.join("\0").into_bytes();
-                bytes.push(0);
-                compiled.judge_exec(path.as_bytes(), &bytes, *fileless)
-            }
-            Question::Connect { address, port, protocol, .. } => {
-                compiled.judge_connect(*address, *port, *protocol)
-            }
-            Question::OpenSession { .. } | Question::Gateway { .. } => return None,
-        };
+        let word = compiled.judge(question)?;
         let rule = compiled.rule(word).map(|rule| rule.id.clone()).unwrap_or_default();
         Some(Ok((word, rule)))
     }
@@ -276,45 +329,111 @@ fn question(case: &Case, people: &BTreeMap<String, Person>) -> Result<Question, 
         issuer: person.issuer.clone(),
         on_behalf_of: person.on_behalf_of.clone(),
     };
-    if case.exec.is_none() && (case.args.is_some() || case.fileless) {
-        return Err("`args` and `fileless` belong to `exec`".into());
-    }
-    if let (Some(action), None, None, None) = (case.gateway, &case.exec, &case.connect, case.open_session) {
-        if case.host.is_some() || case.local_user.is_some() {
-            return Err("`where` and `as` do not belong to `gateway`".into());
-        }
+    let files = case.file();
+    let given = [
+        (case.exec.is_some(), "exec"),
+        (case.system.is_some(), "system"),
+        (case.connect.is_some(), "connect"),
+        (case.listen.is_some(), "listen"),
+        (case.open_session.is_some(), "open_session"),
+        (case.gateway.is_some(), "gateway"),
+    ];
+    let mut actions: Vec<&str> =
+        given.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect();
+    actions.extend(files.iter().map(|(name, _)| name));
+    let [action] = actions.as_slice() else {
+        return Err(format!(
+            "a case has exactly one of `open_session`, `exec`, `{}`, `system`, `connect`, `listen`, `gateway`",
+            file_op::NAMES.join("`, `")
+        ));
+    };
+    belongs(case, action, !files.is_empty())?;
+    if let Some(action) = case.gateway {
         return Ok(Question::Gateway { principal, action });
     }
     let host = case.host.clone().ok_or("`where` names the host; it is missing")?;
     let local_user = case.local_user.clone().ok_or("`as` names the local user; it is missing")?;
-    match (&case.exec, &case.connect, case.open_session, case.gateway) {
-        (Some(path), None, None, None) => {
-            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-            let args = case.args.clone().unwrap_or_else(|| vec![name]);
-            if path.contains('\0') || args.iter().any(|arg| arg.contains('\0')) {
-                return Err("paths and arguments cannot hold a zero byte".into());
-            }
-            let fileless = case.fileless;
-            Ok(Question::Exec { principal, host, local_user, path: path.clone(), args, fileless })
-        }
-        (None, Some(to), None, None) => {
-            let (protocol, to) = to.split_once(' ').unwrap_or(("", to));
-            let protocol = match protocol {
-                "tcp" => 6,
-                "udp" => 17,
-                "icmp" => 1,
-                number => number.parse().map_err(
-                    |_| "`connect` is written like \"tcp 192.0.2.1:443\" or \"udp [2001:db8::1]:53\"",
-                )?,
-            };
-            let to: SocketAddr = to.parse().map_err(|_| format!("`{to}` is not an address with a port"))?;
-            Ok(Question::Connect { principal, host, local_user, address: to.ip(), port: to.port(), protocol })
-        }
-        (None, None, Some(client_address), None) => {
-            Ok(Question::OpenSession { principal, host, local_user, client_address })
-        }
-        _ => Err("a case has exactly one of `open_session`, `exec`, `connect`, `gateway`".into()),
+    let fileless = case.fileless.unwrap_or(false);
+    let caller = case.caller.clone().unwrap_or_else(|| CALLER.to_owned());
+    if let [(name, path)] = files.as_slice() {
+        let op = FileOp::from_name(name).ok_or("the action is unknown")?;
+        return Ok(Question::File {
+            principal,
+            host,
+            local_user,
+            op,
+            path: (*path).clone(),
+            fileless,
+            caller,
+        });
     }
+    if let Some(path) = &case.exec {
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let args = case.args.clone().unwrap_or_else(|| vec![name]);
+        if path.contains('\0') || args.iter().any(|arg| arg.contains('\0')) {
+            return Err("paths and arguments cannot hold a zero byte".into());
+        }
+        let setuid = case.setuid.unwrap_or(false);
+        let path = path.clone();
+        return Ok(Question::Exec { principal, host, local_user, path, args, fileless, setuid, caller });
+    }
+    if let Some(name) = &case.system {
+        let operation = Operation::from_name(name)
+            .ok_or_else(|| format!("`{name}` is no operation; they are {}", operation::NAMES.join(", ")))?;
+        let outside = case.outside.unwrap_or(false);
+        return Ok(Question::System { principal, host, local_user, operation, outside, caller });
+    }
+    if let Some(client_address) = case.open_session {
+        return Ok(Question::OpenSession { principal, host, local_user, client_address });
+    }
+    if let Some(at) = &case.listen {
+        let (address, port, protocol) = endpoint("listen", at)?;
+        return Ok(Question::Listen { principal, host, local_user, address, port, protocol });
+    }
+    let to = case.connect.as_ref().ok_or("the action is missing")?;
+    let (address, port, protocol) = endpoint("connect", to)?;
+    Ok(Question::Connect { principal, host, local_user, address, port, protocol })
+}
+
+/// What is wrong with a case that says something which its action does not have.
+fn belongs(case: &Case, action: &str, file: bool) -> Result<(), String> {
+    let exec = action == "exec";
+    let in_kernel = exec || file || ["system", "connect", "listen"].contains(&action);
+    for (given, name, allowed, to) in [
+        (case.args.is_some(), "args", exec, "`exec`"),
+        (case.setuid.is_some(), "setuid", exec, "`exec`"),
+        (case.fileless.is_some(), "fileless", exec || file, "`exec` and what is done to files"),
+        (case.outside.is_some(), "outside", action == "system", "`system`"),
+        (
+            case.caller.is_some(),
+            "caller",
+            exec || file || action == "system",
+            "`exec`, what is done to files, and `system`",
+        ),
+        (case.recorded.is_some(), "recorded", in_kernel, "what happens inside a session"),
+        (case.host.is_some(), "where", action != "gateway", "everything but `gateway`"),
+        (case.local_user.is_some(), "as", action != "gateway", "everything but `gateway`"),
+    ] {
+        if given && !allowed {
+            return Err(format!("`{name}` belongs to {to}, not to `{action}`"));
+        }
+    }
+    Ok(())
+}
+
+/// Address, port and protocol number.
+fn endpoint(action: &str, text: &str) -> Result<(IpAddr, u16, u8), String> {
+    let (protocol, to) = text.split_once(' ').unwrap_or(("", text));
+    let protocol = match protocol {
+        "tcp" => 6,
+        "udp" => 17,
+        "icmp" => 1,
+        number => number.parse().map_err(|_| {
+            format!("`{action}` is written like \"tcp 192.0.2.1:443\" or \"udp [2001:db8::1]:53\"")
+        })?,
+    };
+    let to: SocketAddr = to.parse().map_err(|_| format!("`{to}` is not an address with a port"))?;
+    Ok((to.ip(), to.port(), protocol))
 }
 
 fn title(who: &str, question: &Question) -> String {
@@ -324,6 +443,20 @@ fn title(who: &str, question: &Question) -> String {
         }
         Question::Exec { host, local_user, path, args, .. } => {
             format!("{who} as {local_user} on {host} runs {path} {args:?}")
+        }
+        Question::File { host, local_user, op, path, .. } => {
+            format!("{who} as {local_user} on {host}: {} {path}", op.name())
+        }
+        Question::System { host, local_user, operation, outside, .. } => {
+            let to = if *outside { " to a process outside" } else { "" };
+            format!("{who} as {local_user} on {host} asks for {}{to}", operation.name())
+        }
+        Question::Listen { host, local_user, address, port, protocol, .. } => {
+            let protocol = crate::decide::protocol_name(*protocol);
+            format!(
+                "{who} as {local_user} on {host} listens at {protocol} {}",
+                SocketAddr::new(*address, *port)
+            )
         }
         Question::Connect { host, local_user, address, port, protocol, .. } => {
             let protocol = crate::decide::protocol_name(*protocol);

@@ -1,10 +1,15 @@
 //! Compiling: a policy, for one person on one host as one local user, becomes tables for the kernel.
 
+pub(crate) mod limits;
+mod names;
+mod net;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::tables::Tables;
+use self::limits::MAX_INDEX;
+use self::net::NetTables;
+use self::tables::{Part, Tables};
 use cedar_policy::{Context, Entities, Request, RestrictedExpression, pst};
 use sallyport_sensor_abi::policy::PolicyHeader;
 
@@ -16,11 +21,6 @@ use crate::question::Principal;
 use crate::residual::{self, Action, Given};
 use crate::rule::Rule;
 use crate::table::{Effect, Entry};
-
-/// Most words that one compiled policy may take: a quarter of the arena.
-pub(crate) const MAX_WORDS: usize = 1 << 22;
-/// A decision has 16 bits for a rule or a row.
-const MAX_INDEX: usize = 0xffff;
 
 /// Why a policy cannot be compiled for somebody.
 #[derive(Debug, thiserror::Error)]
@@ -62,21 +62,6 @@ pub enum CompileError {
     },
 }
 
-/// What an automaton or a table costs.
-#[derive(Debug)]
-struct TooMuch {
-    what: &'static str,
-    limit: usize,
-    advice: &'static str,
-    /// The attribute that is to blame.
-    about: fn(&Atom) -> bool,
-}
-
-const FEWER_WILDCARDS: &str =
-    "use fewer patterns with `*` inside, and put texts that are treated alike into one set";
-const FEWER_ARGS: &str = "every condition on arguments that stands alone doubles the table; join those that are treated alike in one rule with `containsAny`";
-const FEWER_RANGES: &str = "join rules that treat addresses and ports alike";
-
 impl Policy {
     /// Compiles for one person, host and local user. The tables give the answers of [`Self::decide`].
     pub fn compile(
@@ -92,10 +77,11 @@ impl Policy {
             .ok_or_else(|| CompileError::Names { person: principal.user.clone(), host: host.to_owned() })?;
         let mut rules = vec![self.default_rule().clone()];
         let mut indices: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut arena = Vec::new();
-        let mut header = PolicyHeader::EMPTY;
-        for action in [Action::Exec, Action::Connect] {
-            let mut atoms = Atoms::default();
+        let mut atoms = Atoms::default();
+        let mut parts = Vec::new();
+        let mut folded = Vec::new();
+        let mut names = BTreeSet::new();
+        for action in Action::all() {
             let left = self.fold(&mut atoms, action, principal, host, local_user, &entities)?;
             let numbers: Vec<u32> = left
                 .iter()
@@ -106,34 +92,38 @@ impl Policy {
                     })
                 })
                 .collect();
+            for (_, formula) in left.iter().filter(|(rule, _)| rule.forbids) {
+                names::literal(&atoms, formula, &mut names);
+            }
             let entries = entries(&left, &numbers);
             let rest = left.iter().zip(0..).map(|((_, formula), at)| (at, formula.clone())).collect();
-            let tables = Tables { atoms: &atoms, entries: &entries, rest };
-            let built = match action {
-                Action::Exec => tables.exec(&mut header, &mut arena),
-                Action::Connect => tables.connect(&mut header, &mut arena),
-            };
-            built.map_err(|error| CompileError::TooLarge {
-                what: error.what,
-                limit: error.limit,
-                person: principal.user.clone(),
-                host: host.to_owned(),
-                rules: blamed(&atoms, &left, error.about),
-                advice: error.advice,
-            })?;
+            parts.push(Part { action, entries, rest });
+            folded.extend(left);
         }
-        if arena.len() > MAX_WORDS || rules.len() > MAX_INDEX {
-            return Err(CompileError::TooLarge {
-                what: "words in all",
-                limit: MAX_WORDS,
-                person: principal.user.clone(),
-                host: host.to_owned(),
-                rules: rules.iter().skip(1).take(8).map(|rule| rule.id.clone()).collect(),
-                advice: FEWER_WILDCARDS,
-            });
-        }
+        let mut arena = Vec::new();
+        let mut header = PolicyHeader::EMPTY;
+        let mut build = || {
+            Tables { atoms: &atoms, arena: &mut arena }.build(&parts, &mut header)?;
+            for part in &parts {
+                let net = match part.action {
+                    Action::Connect => &mut header.connect,
+                    Action::Listen => &mut header.listen,
+                    _ => continue,
+                };
+                NetTables { atoms: &atoms, part }.build(net, &mut arena)?;
+            }
+            if rules.len() > MAX_INDEX { Err(limits::words(|_| true)) } else { Ok(()) }
+        };
+        build().map_err(|error| CompileError::TooLarge {
+            what: error.what,
+            limit: error.limit,
+            person: principal.user.clone(),
+            host: host.to_owned(),
+            rules: blamed(&atoms, &folded, error.about),
+            advice: error.advice,
+        })?;
         header.words = arena.len() as u32;
-        Ok(KernelPolicy { header, arena, rules })
+        Ok(KernelPolicy { header, arena, rules, names: names.into_iter().collect() })
     }
 
     /// The rules that can apply, with what is left of their conditions.
@@ -206,11 +196,10 @@ fn uid_of(uid: &pst::EntityUID) -> Option<cedar_policy::EntityUid> {
 
 /// The rules for the tables, in the same order. Ranks say which of several rules that hold is named.
 fn entries(rules: &[(&Rule, Formula)], indices: &[u32]) -> Vec<Entry> {
-    let mut by_strength: Vec<usize> = (0..rules.len()).collect();
-    // Stable: rules of equal strength stay in order of their ids.
-    by_strength.sort_by_key(|at| std::cmp::Reverse(rules[*at].0.info.on_violation));
+    let mut by_precedence: Vec<usize> = (0..rules.len()).collect();
+    by_precedence.sort_by_key(|at| rules[*at].0.precedence());
     let mut ranks = vec![0; rules.len()];
-    for (rank, at) in by_strength.into_iter().enumerate() {
+    for (rank, at) in by_precedence.into_iter().enumerate() {
         ranks[at] = rank as u32;
     }
     let entry = |(at, (rule, _)): (usize, &(&Rule, Formula))| {
@@ -219,16 +208,16 @@ fn entries(rules: &[(&Rule, Formula)], indices: &[u32]) -> Vec<Entry> {
             (true, false) => Effect::Forbid,
             (true, true) => Effect::Watch,
         };
-        // `@on_violation` does not count for permits.
-        let rank = if rule.forbids { ranks[at] } else { at as u32 };
-        Entry { effect, on_violation: rule.info.on_violation, rank, index: indices[at] }
+        let quiet = rule.quiet;
+        Entry { effect, on_violation: rule.info.on_violation, quiet, rank: ranks[at], index: indices[at] }
     };
     rules.iter().enumerate().map(entry).collect()
 }
 
 /// The rules with the most atoms about what there was too much of; at most eight.
 fn blamed(atoms: &Atoms, rules: &[(&Rule, Formula)], about: fn(&Atom) -> bool) -> Vec<String> {
-    let mut counted: Vec<(usize, &str)> = rules
+    let mut counted: BTreeMap<&str, usize> = BTreeMap::new();
+    let counts = rules
         .iter()
         .map(|(rule, formula)| {
             let mut used = BTreeSet::new();
@@ -236,8 +225,12 @@ fn blamed(atoms: &Atoms, rules: &[(&Rule, Formula)], about: fn(&Atom) -> bool) -
             let count = used.iter().filter(|atom| about(atoms.atom(**atom))).count();
             (count, rule.info.id.as_str())
         })
-        .filter(|(count, _)| *count > 0)
-        .collect();
+        .filter(|(count, _)| *count > 0);
+    // A rule may speak of several actions.
+    for (count, id) in counts {
+        *counted.entry(id).or_default() += count;
+    }
+    let mut counted: Vec<(usize, &str)> = counted.into_iter().map(|(id, count)| (count, id)).collect();
     counted.sort_by_key(|(count, id)| (std::cmp::Reverse(*count), *id));
     let more = counted.len().saturating_sub(8);
     let mut names: Vec<String> = counted.iter().take(8).map(|(_, id)| format!("`{id}`")).collect();
@@ -245,16 +238,4 @@ fn blamed(atoms: &Atoms, rules: &[(&Rule, Formula)], about: fn(&Atom) -> bool) -
         names.push(format!("and {more} more"));
     }
     names
-}
-
-fn about_path(atom: &Atom) -> bool {
-    matches!(atom, Atom::File(_))
-}
-
-fn about_args(atom: &Atom) -> bool {
-    matches!(atom, Atom::Args(_))
-}
-
-fn about_connections(atom: &Atom) -> bool {
-    matches!(atom, Atom::Address(_) | Atom::Port(_))
 }

@@ -14,25 +14,27 @@ use crate::rule::Rule;
 impl Policy {
     /// Decides a question. Anything that goes wrong on the way is a denial.
     ///
-    /// Several rules may apply. Of forbids the strongest `@on_violation` is named, then the first id; of
-    /// permits the first id.
+    /// Several rules may apply. Of forbids the strongest `@on_violation` is named, of permits one that is recorded; then
+    /// one that looks at the path alone, then the first id.
     pub fn decide(&self, question: &Question) -> Answer {
         self.decide_by(question).0
     }
 
     /// The answer and the ids of all rules that apply and could have been named.
     pub(crate) fn decide_by(&self, question: &Question) -> (Answer, Vec<&str>) {
-        let denied = Answer { allowed: false, rule: None, observed: None, session_limit: None };
+        let denied = Answer { allowed: false, rule: None, observed: None, quiet: false, session_limit: None };
         let Some(request) = request(question) else { return (denied, vec![]) };
         let Some(entities) = self.inner.known.with(question.principal(), question.host()) else {
             return (denied, vec![]);
         };
         let (allowed, mut rules) = self.ask(&request, &self.inner.enforced, &entities);
         let rule = if allowed { permit(&rules) } else { forbid(&rules) };
+        let quiet = allowed && rule.is_some_and(|rule| rule.quiet);
         let mut answer = Answer { allowed, rule: rule.map(|rule| rule.info.clone()), ..denied };
         if allowed {
             let (_, watched) = self.ask(&request, &self.inner.monitored, &entities);
             answer.observed = forbid(&watched).map(|rule| rule.info.clone());
+            answer.quiet = quiet && answer.observed.is_none();
             answer.session_limit = rules.iter().filter_map(|rule| rule.session_limit).min();
             rules.extend(watched);
         }
@@ -107,16 +109,12 @@ impl Policy {
 
 /// Of several permits that apply, the one that is named.
 fn permit<'a>(rules: &[&'a Rule]) -> Option<&'a Rule> {
-    rules.iter().copied().filter(|rule| !rule.forbids).min_by_key(|rule| &rule.info.id)
+    rules.iter().copied().filter(|rule| !rule.forbids).min_by_key(|rule| rule.precedence())
 }
 
 /// Of several forbids that apply, the one that is named and whose effect counts.
 fn forbid<'a>(rules: &[&'a Rule]) -> Option<&'a Rule> {
-    rules
-        .iter()
-        .copied()
-        .filter(|rule| rule.forbids)
-        .min_by_key(|rule| (std::cmp::Reverse(rule.info.on_violation), &rule.info.id))
+    rules.iter().copied().filter(|rule| rule.forbids).min_by_key(|rule| rule.precedence())
 }
 
 /// The name of a protocol number in policies.
@@ -154,7 +152,7 @@ pub(crate) fn request(question: &Question) -> Option<Request> {
         Question::OpenSession { local_user, client_address, .. } => {
             vec![("local_user", text(local_user)), ("client_address", address(client_address))]
         }
-        Question::Exec { local_user, path, args, fileless, .. } => {
+        Question::Exec { local_user, path, args, fileless, setuid, caller, .. } => {
             let none = [String::new()];
             let args: &[String] = if args.is_empty() { &none } else { args };
             vec![
@@ -164,8 +162,29 @@ pub(crate) fn request(question: &Question) -> Option<Request> {
                 ("args", RestrictedExpression::new_set(args.iter().map(|arg| text(arg)))),
                 ("command_line", text(&args.join(" "))),
                 ("fileless", RestrictedExpression::new_bool(*fileless)),
+                ("setuid", RestrictedExpression::new_bool(*setuid)),
+                ("caller", text(caller)),
             ]
         }
+        Question::File { local_user, path, fileless, caller, .. } => vec![
+            ("local_user", text(local_user)),
+            ("path", text(path)),
+            ("name", text(name_of(path))),
+            ("fileless", RestrictedExpression::new_bool(*fileless)),
+            ("caller", text(caller)),
+        ],
+        Question::System { local_user, operation, outside, caller, .. } => vec![
+            ("local_user", text(local_user)),
+            ("operation", text(operation.name())),
+            ("outside", RestrictedExpression::new_bool(*outside)),
+            ("caller", text(caller)),
+        ],
+        Question::Listen { local_user, address: at, port, protocol, .. } => vec![
+            ("local_user", text(local_user)),
+            ("address", address(at)),
+            ("port", RestrictedExpression::new_long(i64::from(*port))),
+            ("protocol", text(&protocol_name(*protocol))),
+        ],
         Question::Connect { local_user, address: to, port, protocol, .. } => vec![
             ("local_user", text(local_user)),
             ("address", destination(to)),

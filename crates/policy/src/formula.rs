@@ -8,6 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use sallyport_sensor_abi::policy::operation;
+
+use crate::mutant;
+
 /// A formula over [`Atoms`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Formula {
@@ -28,7 +32,7 @@ pub(crate) enum Text {
     Name,
 }
 
-/// What a program's file is asked for.
+/// What a file is asked for.
 pub(crate) type FileTest = (Text, Pattern);
 
 /// What the arguments are asked for.
@@ -88,10 +92,18 @@ fn mask(length: u8) -> u128 {
 /// Something that is true or false of an action; never an error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Atom {
-    /// The program's file has no name.
+    /// The file has no name.
     Fileless,
+    /// The file is set-uid or set-gid.
+    Setuid,
+    /// What is acted upon is a process outside of the session.
+    Outside,
     /// Path or name match one of the patterns.
     File(BTreeSet<FileTest>),
+    /// The calling program's path matches one of the patterns.
+    Caller(BTreeSet<Pattern>),
+    /// The operation is one of these numbers.
+    Operation(BTreeSet<u8>),
     /// The arguments pass one of these tests.
     Args(BTreeSet<ArgTest>),
     /// The address is in one of these ranges.
@@ -118,6 +130,11 @@ impl Atoms {
         self.list.len()
     }
 
+    /// The number of an atom, if it is here.
+    pub(crate) fn find(&self, atom: &Atom) -> Option<u32> {
+        self.index.get(atom).copied()
+    }
+
     /// The formula that is this atom; a constant where it can never or must always hold.
     pub(crate) fn intern(&mut self, atom: Atom) -> Formula {
         match &atom {
@@ -125,6 +142,10 @@ impl Atoms {
             Atom::File(tests) if tests.iter().any(|(_, p)| *p == [Piece::Any]) => {
                 return Formula::True;
             }
+            Atom::Caller(patterns) if patterns.is_empty() => return Formula::False,
+            Atom::Caller(patterns) if patterns.contains(&vec![Piece::Any]) => return Formula::True,
+            Atom::Operation(numbers) if numbers.is_empty() => return Formula::False,
+            Atom::Operation(numbers) if numbers.len() == operation::COUNT as usize => return Formula::True,
             Atom::Args(tests) if tests.is_empty() => return Formula::False,
             Atom::Args(tests) if tests.contains(&ArgTest::Line(vec![Piece::Any])) => {
                 return Formula::True;
@@ -177,6 +198,8 @@ fn union(a: &Atom, b: &Atom) -> Option<Atom> {
     }
     Some(match (a, b) {
         (Atom::File(a), Atom::File(b)) => Atom::File(join(a, b)),
+        (Atom::Caller(a), Atom::Caller(b)) => Atom::Caller(join(a, b)),
+        (Atom::Operation(a), Atom::Operation(b)) => Atom::Operation(join(a, b)),
         (Atom::Args(a), Atom::Args(b)) => Atom::Args(join(a, b)),
         (Atom::Address(a), Atom::Address(b)) => Atom::Address(join(a, b)),
         (Atom::Protocol(a), Atom::Protocol(b)) => Atom::Protocol(join(a, b)),
@@ -203,6 +226,7 @@ pub(crate) fn not(a: Formula) -> Formula {
     match a {
         Formula::True => Formula::False,
         Formula::False => Formula::True,
+        Formula::Error if mutant::is(mutant::ERROR) => Formula::True,
         Formula::Error => Formula::Error,
         Formula::Not(inner) => Rc::unwrap_or_clone(inner),
         other => Formula::Not(Rc::new(other)),

@@ -24,6 +24,10 @@ mod expr;
 mod formula;
 mod kernel;
 mod load;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
 mod placement;
 mod port;
 mod question;
@@ -38,7 +42,7 @@ pub use bundle::{Bundle, BundleError};
 pub use cases::{TestFailure, TestReport};
 pub use compile::CompileError;
 pub use diagnostic::{Diagnostics, Fault};
-pub use kernel::KernelPolicy;
+pub use kernel::{KernelPolicy, Program};
 pub use load::{Policy, SCHEMA};
 pub use placement::{Cost, Enforcement, Place, Placement};
-pub use question::{Answer, GatewayAction, OnViolation, Principal, Question, RuleInfo};
+pub use question::{Answer, FileOp, GatewayAction, OnViolation, Operation, Principal, Question, RuleInfo};

@@ -306,11 +306,11 @@ impl<'a> Loader<'a> {
         invalid
     }
 
-    /// Conditions of `exec` and `connect` that the kernel's tables cannot hold.
+    /// Conditions on what happens in sessions that the kernel's tables cannot hold.
     fn check_placement(&mut self, invalid: &BTreeSet<String>) {
         for (id, rule) in self.rules.iter().filter(|(id, _)| !invalid.contains(*id)) {
             let Some(place) = self.chunks.get(id) else { continue };
-            for action in [Action::Exec, Action::Connect] {
+            for action in Action::all() {
                 if !rule.speaks_of(action.name()) {
                     continue;
                 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use sallyport_sensor_abi::policy::file_op;
 use serde::Serialize;
 
-use crate::automaton;
+use crate::automaton::{self, Weights};
 use crate::formula::{Atom, Atoms};
 use crate::load::Policy;
 use crate::question::{GatewayAction, RuleInfo};
@@ -50,6 +51,18 @@ pub enum Enforcement {
     KilledAtFirstInstruction,
     /// The kernel refuses the connection or datagram: nothing is sent.
     ConnectionRefused,
+    /// The kernel refuses to bind the socket, or to let it listen.
+    BindRefused,
+    /// The kernel refuses the call before it has any effect.
+    DeniedBeforeItHappens,
+    /// The process is killed when the call returns. What the opening itself does, creating or truncating a file, has then
+    /// happened; nothing can be read or written any more.
+    KilledWhenOpened,
+    /// Not judged: some such calls are refused to the whole session by the filter that its first process puts on itself, whatever
+    /// this rule says.
+    SessionFilterOnly,
+    /// Not judged at all.
+    NotJudged,
 }
 
 impl fmt::Display for Enforcement {
@@ -59,6 +72,11 @@ impl fmt::Display for Enforcement {
             Self::DeniedBeforeItRuns => "in the kernel, denied before it runs",
             Self::KilledAtFirstInstruction => "in the kernel, killed before its first instruction",
             Self::ConnectionRefused => "in the kernel, refused before anything is sent",
+            Self::BindRefused => "in the kernel, refused before the socket is bound",
+            Self::DeniedBeforeItHappens => "in the kernel, denied before it happens",
+            Self::KilledWhenOpened => "in the kernel, killed when the file is open: created or truncated it may be, read or written not",
+            Self::SessionFilterOnly => "this rule is not judged; the session's own filter refuses some such calls to everybody",
+            Self::NotJudged => "not judged",
         })
     }
 }
@@ -68,7 +86,7 @@ impl fmt::Display for Enforcement {
 pub struct Cost {
     /// States of an automaton for its conditions on path and name; 0 if it has none.
     pub path_states: usize,
-    /// States of an automaton for its conditions on arguments; those of several rules multiply.
+    /// States of an automaton for its conditions on arguments; those of rules about the same programs can multiply.
     pub args_states: usize,
     /// Ranges of addresses and ports.
     pub ranges: usize,
@@ -82,10 +100,8 @@ impl Policy {
             .values()
             .map(|rule| {
                 let mut places = Vec::new();
-                for action in [Action::Exec, Action::Connect] {
-                    if rule.speaks_of(action.name()) {
-                        places.push(in_kernel(&rule.body, action));
-                    }
+                for action in Action::all().filter(|action| rule.speaks_of(action.name())) {
+                    places.push(in_kernel(&rule.body, action));
                 }
                 let at_gateway =
                     ["open_session"].into_iter().chain(GatewayAction::ALL.map(GatewayAction::name));
@@ -120,7 +136,10 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
             used.iter().map(|id| (*id, &**atoms.atom(*id))).filter(|(_, atom)| about(atom)).collect();
         list
     };
-    let states = |list: Vec<(u32, &Atom)>| match (list.is_empty(), automaton::build(list.into_iter())) {
+    let states = |list: Vec<(u32, &Atom)>| match (
+        list.is_empty(),
+        automaton::build(list.into_iter(), &Weights::default()),
+    ) {
         (true, _) => 0,
         (false, Ok((automaton, _))) => automaton.class.len(),
         (false, Err(_)) => usize::MAX,
@@ -147,6 +166,12 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
             (Enforcement::KilledAtFirstInstruction, Enforcement::KilledAtFirstInstruction)
         }
         Action::Exec => (Enforcement::DeniedBeforeItRuns, Enforcement::KilledAtFirstInstruction),
+        Action::Listen => (Enforcement::BindRefused, Enforcement::BindRefused),
+        Action::File(file_op::READ | file_op::WRITE) => {
+            (Enforcement::DeniedBeforeItHappens, Enforcement::KilledWhenOpened)
+        }
+        Action::File(_) => (Enforcement::DeniedBeforeItHappens, Enforcement::NotJudged),
+        Action::System => (Enforcement::DeniedBeforeItHappens, Enforcement::SessionFilterOnly),
     };
     Place { action: action.name().to_owned(), lsm, tracepoint, cost }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use sallyport_sensor_abi::policy::{file_op, operation};
 use serde::{Deserialize, Serialize};
 
 /// Who acts: what the identity provider's token said.
@@ -12,7 +13,7 @@ pub struct Principal {
     pub user: String,
     /// Groups from the token; in policies `Group::"…"`. Unknown ones are harmless.
     pub groups: Vec<String>,
-    /// `human`, `ci` or `agent`.
+    /// `human`, `ci`, `agent` or `unbrokered`.
     pub kind: String,
     /// Issuer of the token.
     pub issuer: String,
@@ -48,6 +49,57 @@ pub enum Question {
         args: Vec<String>,
         /// The file has no name in any directory.
         fileless: bool,
+        /// The file is set-uid or set-gid.
+        setuid: bool,
+        /// Resolved path of the program that starts it.
+        caller: String,
+    },
+    /// May this be done to a file, folder or Unix socket?
+    File {
+        /// Who.
+        principal: Principal,
+        /// Name of the host.
+        host: String,
+        /// Local user of the session.
+        local_user: String,
+        /// What.
+        op: FileOp,
+        /// Resolved absolute path; of an abstract Unix socket `@` and its name.
+        path: String,
+        /// It has no name in any directory.
+        fileless: bool,
+        /// Resolved path of the program that does it.
+        caller: String,
+    },
+    /// May this be asked of the system?
+    System {
+        /// Who.
+        principal: Principal,
+        /// Name of the host.
+        host: String,
+        /// Local user of the session.
+        local_user: String,
+        /// What.
+        operation: Operation,
+        /// It is done to a process that is not of the session.
+        outside: bool,
+        /// Resolved path of the program that asks.
+        caller: String,
+    },
+    /// May a socket listen there, or be bound to it?
+    Listen {
+        /// Who.
+        principal: Principal,
+        /// Name of the host.
+        host: String,
+        /// Local user of the session.
+        local_user: String,
+        /// Where; an IPv4-mapped address is judged as IPv4, the unspecified one stands for every address.
+        address: IpAddr,
+        /// Port; 0: one that the kernel chooses.
+        port: u16,
+        /// IP protocol number (6: TCP, 17: UDP).
+        protocol: u8,
     },
     /// May this connection be opened, or this datagram be sent, in the session?
     Connect {
@@ -79,7 +131,10 @@ impl Question {
         match self {
             Self::OpenSession { .. } => "open_session",
             Self::Exec { .. } => "exec",
+            Self::File { op, .. } => op.name(),
+            Self::System { .. } => "system",
             Self::Connect { .. } => "connect",
+            Self::Listen { .. } => "listen",
             Self::Gateway { action, .. } => action.name(),
         }
     }
@@ -89,7 +144,10 @@ impl Question {
         match self {
             Self::OpenSession { principal, .. }
             | Self::Exec { principal, .. }
+            | Self::File { principal, .. }
+            | Self::System { principal, .. }
             | Self::Connect { principal, .. }
+            | Self::Listen { principal, .. }
             | Self::Gateway { principal, .. } => principal,
         }
     }
@@ -97,11 +155,89 @@ impl Question {
     /// The host concerned; none for what is done to the gateway.
     pub fn host(&self) -> Option<&str> {
         match self {
-            Self::OpenSession { host, .. } | Self::Exec { host, .. } | Self::Connect { host, .. } => {
-                Some(host)
-            }
+            Self::OpenSession { host, .. }
+            | Self::Exec { host, .. }
+            | Self::File { host, .. }
+            | Self::System { host, .. }
+            | Self::Connect { host, .. }
+            | Self::Listen { host, .. } => Some(host),
             Self::Gateway { .. } => None,
         }
+    }
+
+    /// The local user concerned; none for what is done to the gateway.
+    pub fn local_user(&self) -> Option<&str> {
+        match self {
+            Self::OpenSession { local_user, .. }
+            | Self::Exec { local_user, .. }
+            | Self::File { local_user, .. }
+            | Self::System { local_user, .. }
+            | Self::Connect { local_user, .. }
+            | Self::Listen { local_user, .. } => Some(local_user),
+            Self::Gateway { .. } => None,
+        }
+    }
+}
+
+/// Something done to a file, folder or Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileOp(u32);
+
+impl FileOp {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..file_op::COUNT).map(Self)
+    }
+
+    /// The one with this number of [`file_op`].
+    pub fn new(number: u32) -> Option<Self> {
+        (number < file_op::COUNT).then_some(Self(number))
+    }
+
+    /// The one with this name: that of the Cedar action.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|op| op.name() == name)
+    }
+
+    /// Number, as in [`file_op`].
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Name of the Cedar action.
+    pub fn name(self) -> &'static str {
+        file_op::NAMES[self.0 as usize]
+    }
+}
+
+/// Something asked of the system: what `context.operation` can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Operation(u32);
+
+impl Operation {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..operation::COUNT).map(Self)
+    }
+
+    /// The one with this number of [`operation`].
+    pub fn new(number: u32) -> Option<Self> {
+        (number < operation::COUNT).then_some(Self(number))
+    }
+
+    /// The one with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|operation| operation.name() == name)
+    }
+
+    /// Number, as in [`operation`].
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Its name in policies.
+    pub fn name(self) -> &'static str {
+        operation::NAMES[self.0 as usize]
     }
 }
 
@@ -148,6 +284,8 @@ pub struct Answer {
     pub rule: Option<RuleInfo>,
     /// It was allowed, but this monitored rule would have denied it.
     pub observed: Option<RuleInfo>,
+    /// It was allowed, and so ordinary that it is not recorded (`@record("none")`).
+    pub quiet: bool,
     /// For an allowed session: how long it may last; the shortest limit of all permits that apply.
     pub session_limit: Option<Duration>,
 }

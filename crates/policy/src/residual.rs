@@ -1,7 +1,7 @@
 //! From a Cedar policy to a formula: everything known in advance is folded away.
 //!
-//! For one person, host and local user only what the kernel sees stays open: path, name, arguments, address, port,
-//! protocol. Every part of a condition that does not look at those is evaluated by Cedar itself.
+//! For one person, host and local user only what the kernel sees stays open: path, name, arguments, calling program,
+//! operation, address, port, protocol. Every part of a condition that does not look at those is evaluated by Cedar itself.
 
 mod compare;
 mod literal;
@@ -12,30 +12,52 @@ use std::rc::Rc;
 
 use cedar_policy::pst::{self, BinaryOp, Expr, Literal, PatternElem, UnaryOp, Var};
 use cedar_policy::{Entities, EvalResult, Expression, Request};
+use sallyport_sensor_abi::policy::{file_op, operation};
 
 use crate::expr::parts;
 use crate::formula::{ArgTest, Atom, Atoms, Formula, Pattern, Prefix, Text, and, choose, not};
+use crate::mutant;
 use crate::port::{self, PortExpr};
 
 /// Attributes of `exec` that only the kernel knows.
-const EXEC: [&str; 5] = ["path", "name", "args", "command_line", "fileless"];
-/// Attributes of `connect` that only the kernel knows.
-const CONNECT: [&str; 3] = ["address", "port", "protocol"];
+const EXEC: [&str; 7] = ["path", "name", "args", "command_line", "fileless", "setuid", "caller"];
+/// Attributes of what is done to files.
+const FILE: [&str; 4] = ["path", "name", "fileless", "caller"];
+/// Attributes of `system`.
+const SYSTEM: [&str; 3] = ["operation", "outside", "caller"];
+/// Attributes of `connect` and `listen`.
+const NET: [&str; 3] = ["address", "port", "protocol"];
 /// Deepest nesting of a condition that is followed: the walk is recursive.
 pub(crate) const MAX_NESTING: usize = 260;
 
 /// The actions that the kernel judges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Action {
     Exec,
+    /// One of [`file_op`].
+    File(u32),
+    System,
     Connect,
+    Listen,
 }
 
 impl Action {
+    /// All of them.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Exec).chain((0..file_op::COUNT).map(Self::File)).chain([
+            Self::System,
+            Self::Connect,
+            Self::Listen,
+        ])
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Exec => "exec",
+            Self::File(op) => file_op::NAMES[op as usize],
+            Self::System => "system",
             Self::Connect => "connect",
+            Self::Listen => "listen",
         }
     }
 
@@ -43,7 +65,9 @@ impl Action {
         attribute == "local_user"
             || match self {
                 Self::Exec => EXEC.contains(&attribute),
-                Self::Connect => CONNECT.contains(&attribute),
+                Self::File(_) => FILE.contains(&attribute),
+                Self::System => SYSTEM.contains(&attribute),
+                Self::Connect | Self::Listen => NET.contains(&attribute),
             }
     }
 }
@@ -124,8 +148,10 @@ enum Value {
     Record(BTreeMap<String, Value>),
     /// Entities, and extension values other than addresses.
     Other(EvalResult),
-    /// `context.path`, `context.name`, `context.command_line`.
+    /// `context.path`, `context.name`, `context.command_line`, `context.caller`.
     Seen(Seen),
+    /// `context.operation`.
+    Operation,
     /// `context.args`.
     Args,
     /// `context.address`.
@@ -147,6 +173,7 @@ enum Value {
 enum Seen {
     File(Text),
     CommandLine,
+    Caller,
 }
 
 struct Folder<'a> {
@@ -342,7 +369,11 @@ impl Folder<'_> {
             "name" => Value::Seen(Seen::File(Text::Name)),
             "command_line" => Value::Seen(Seen::CommandLine),
             "args" => Value::Args,
+            "caller" => Value::Seen(Seen::Caller),
             "fileless" => Value::Bool(self.atoms.intern(Atom::Fileless)),
+            "setuid" => Value::Bool(self.atoms.intern(Atom::Setuid)),
+            "outside" => Value::Bool(self.atoms.intern(Atom::Outside)),
+            "operation" => Value::Operation,
             "address" => Value::Address,
             "protocol" => Value::Protocol,
             "port" => Value::Port(Rc::new(PortExpr::Port)),
@@ -356,6 +387,7 @@ impl Folder<'_> {
             Value::Seen(text) => self.matching(text, [pattern]),
             Value::Text(text) => constant(matches(text.as_bytes(), &pattern)),
             Value::Protocol => self.protocols(|name| matches(name.as_bytes(), &pattern)),
+            Value::Operation => self.operations(|name| matches(name.as_bytes(), &pattern)),
             Value::Later => return Ok(Value::Later),
             _ => return Err(unplaceable(expr)),
         };
@@ -368,7 +400,16 @@ impl Folder<'_> {
         self.atoms.intern(match seen {
             Seen::File(text) => Atom::File(patterns.map(|pattern| (text, pattern)).collect()),
             Seen::CommandLine => Atom::Args(patterns.map(ArgTest::Line).collect()),
+            Seen::Caller => Atom::Caller(patterns.collect()),
         })
+    }
+
+    fn operations(&mut self, test: impl Fn(&str) -> bool) -> Formula {
+        let names = operation::NAMES.iter().zip(0u8..);
+        let numbers = names.filter(|(name, _)| test(name)).map(|(_, number)| number);
+        let wrong = u8::from(mutant::is(mutant::OPERATION));
+        let numbers = numbers.map(|number| (number + wrong) % operation::COUNT as u8).collect();
+        self.atoms.intern(Atom::Operation(numbers))
     }
 
     fn protocols(&mut self, test: impl Fn(&str) -> bool) -> Formula {

@@ -1,17 +1,33 @@
 //! A rule: a Cedar policy and what its annotations say.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use cedar_policy::pst;
 
 use crate::diagnostic::{Faults, nearest};
 use crate::question::{OnViolation, RuleInfo};
+use crate::residual::Action;
 use crate::source::Chunk;
 
 /// The id that stands for "no rule permits it".
 pub(crate) const DEFAULT_RULE: &str = "default-deny";
 /// Annotations that mean something.
-const KNOWN: [&str; 6] = ["id", "reason", "contact", "on_violation", "mode", "session_limit"];
+const KNOWN: [&str; 7] = ["id", "reason", "contact", "on_violation", "mode", "record", "session_limit"];
+/// Attributes that only the kernel knows, but for the path.
+const NOT_PATH: [&str; 11] = [
+    "name",
+    "args",
+    "command_line",
+    "fileless",
+    "setuid",
+    "caller",
+    "operation",
+    "outside",
+    "address",
+    "port",
+    "protocol",
+];
 /// Longest text shown to people, in characters.
 const MAX_TEXT: usize = 200;
 /// Longest `@id`, in bytes.
@@ -24,11 +40,30 @@ pub(crate) struct Rule {
     pub(crate) forbids: bool,
     /// `@mode("monitor")`.
     pub(crate) monitored: bool,
+    /// `@record("none")`.
+    pub(crate) quiet: bool,
+    /// Of what only the kernel knows its condition looks at nothing but the path.
+    by_path: bool,
     pub(crate) session_limit: Option<Duration>,
     pub(crate) body: pst::Template,
 }
 
 impl Rule {
+    /// Of several rules of one effect that hold, the one with the least precedence is named, and its effect counts.
+    ///
+    /// Of forbids the strongest `@on_violation`; of permits one that is recorded before one that is not. Then those that
+    /// look at the path alone: what a whole folder is treated like need not be told apart further, which
+    /// keeps tables small. Then the first id.
+    pub(crate) fn precedence(&self) -> (Reverse<OnViolation>, bool, bool, &str) {
+        let violation = if self.forbids { self.info.on_violation } else { OnViolation::Block };
+        (Reverse(violation), self.quiet, !self.by_path, &self.info.id)
+    }
+
+    /// Whether the rule's scope admits something that happens inside of a session.
+    fn in_session(body: &pst::Template) -> bool {
+        Action::all().any(|action| speaks_of(&body.action, action.name()))
+    }
+
     /// Whether the rule's scope admits this action.
     pub(crate) fn speaks_of(&self, action: &str) -> bool {
         speaks_of(&self.body.action, action)
@@ -74,7 +109,12 @@ pub(crate) fn rule(
     let contact = reader.text(faults, "contact");
     let on_violation = reader.on_violation(faults, forbids);
     let monitored = reader.monitored(faults, forbids);
+    let quiet = reader.quiet(faults, forbids);
     let session_limit = reader.session_limit(faults, forbids);
+    let by_path = body.clauses().iter().all(|clause| {
+        let (pst::Clause::When(expr) | pst::Clause::Unless(expr)) = clause;
+        !crate::expr::reads(expr, &NOT_PATH)
+    });
     Rule {
         info: RuleInfo {
             id: id.unwrap_or_default(),
@@ -86,6 +126,8 @@ pub(crate) fn rule(
         },
         forbids,
         monitored,
+        quiet,
+        by_path,
         session_limit,
         body,
     }
@@ -161,16 +203,37 @@ impl Reader<'_> {
                 "a permit cannot be violated".into(),
                 "move `@on_violation` to the forbid that should have this effect".into(),
             );
-        } else if !speaks_of(&self.body.action, "exec") && !speaks_of(&self.body.action, "connect") {
+        } else if !Rule::in_session(self.body) {
             self.name(
                 faults,
                 "on_violation",
                 "`@on_violation` has no effect on this action".into(),
-                "only `exec` and `connect` happen inside a session, where something can be killed or ended"
-                    .into(),
+                "only what happens inside a session, `exec` and the like, can be killed or end it".into(),
             );
         }
         found.unwrap_or_default()
+    }
+
+    fn quiet(&self, faults: &mut Faults, forbids: bool) -> bool {
+        let Some(value) = self.value("record") else { return false };
+        if !["all", "none"].contains(&value) {
+            self.unknown_value(faults, "record", value, &["all", "none"]);
+        } else if forbids {
+            self.name(
+                faults,
+                "record",
+                "what a forbid denies is always recorded".into(),
+                "`@record` belongs on a permit; to try a forbid out, use `@mode(\"monitor\")`".into(),
+            );
+        } else if !Rule::in_session(self.body) {
+            self.name(
+                faults,
+                "record",
+                "`@record` has no effect on this action".into(),
+                "only what happens inside a session, `read_file` and the like, can go unrecorded".into(),
+            );
+        }
+        value == "none"
     }
 
     fn monitored(&self, faults: &mut Faults, forbids: bool) -> bool {

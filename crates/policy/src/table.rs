@@ -8,9 +8,10 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use sallyport_sensor_abi::policy::{DENY, END_SESSION, KILL, OBSERVED, Word};
+use sallyport_sensor_abi::policy::{DENY, END_SESSION, KILL, OBSERVED, QUIET, Word};
 
 use crate::formula::Formula;
+use crate::mutant;
 use crate::question::OnViolation;
 
 /// What a rule does when its condition holds.
@@ -27,6 +28,8 @@ pub(crate) enum Effect {
 pub(crate) struct Entry {
     pub(crate) effect: Effect,
     pub(crate) on_violation: OnViolation,
+    /// A permit that is not recorded.
+    pub(crate) quiet: bool,
     /// Among rules of the same effect that hold, the lowest decides.
     pub(crate) rank: u32,
     /// Index in the compiled policy's list.
@@ -44,8 +47,11 @@ pub(crate) struct Layer<'a> {
     pub(crate) about: &'a [bool],
 }
 
-/// Decides one attribute: what is left of `rest` in each class.
-pub(crate) fn refine(entries: &[Entry], rest: &Rest, layer: &Layer<'_>) -> Vec<Rc<Rest>> {
+/// Most rules, over all classes of an attribute, that may still be open after it.
+const MAX_OPEN: usize = 1 << 23;
+
+/// Decides one attribute: what is left of `rest` in each class. None if that is too much.
+pub(crate) fn refine(entries: &[Entry], rest: &Rest, layer: &Layer<'_>) -> Option<Vec<Rc<Rest>>> {
     // First for "no atom of this attribute holds"; then for each class only the rules that its atoms concern.
     let nothing = |atom: u32| layer.about[atom as usize].then_some(false);
     let base: Vec<Formula> = rest.iter().map(|(_, formula)| formula.assign(&nothing)).collect();
@@ -64,6 +70,7 @@ pub(crate) fn refine(entries: &[Entry], rest: &Rest, layer: &Layer<'_>) -> Vec<R
         lasting.iter().map(|at| (rest[*at as usize].0, base[*at as usize].clone())).collect(),
     ));
     let mut results = Vec::with_capacity(layer.classes.len());
+    let mut open = 0;
     for (number, holding) in layer.classes.iter().enumerate() {
         let mut touched: Vec<u32> =
             holding.iter().filter_map(|atom| concerns.get(atom)).flatten().copied().collect();
@@ -94,9 +101,14 @@ pub(crate) fn refine(entries: &[Entry], rest: &Rest, layer: &Layer<'_>) -> Vec<R
             push(&mut left, rest, *at, &value);
         }
         left.sort_by_key(|(entry, _)| *entry);
-        results.push(Rc::new(prune(entries, left)));
+        let left = prune(entries, left);
+        open += left.len();
+        if open > MAX_OPEN {
+            return None;
+        }
+        results.push(Rc::new(left));
     }
-    results
+    Some(results)
 }
 
 fn push(left: &mut Rest, rest: &Rest, at: u32, value: &impl Fn(u32) -> Option<bool>) {
@@ -147,6 +159,9 @@ pub(crate) fn decision(entries: &[Entry], rest: &Rest) -> Option<Word> {
             .min_by_key(|entry| entry.rank)
     };
     Some(match (best(Effect::Forbid), best(Effect::Permit), best(Effect::Watch)) {
+        (Some(_), Some(permit), _) if mutant::is(mutant::FORBID) => permit.index,
+        (None, Some(permit), Some(_)) if mutant::is(mutant::WATCH) => permit.index,
+        (None, Some(permit), None) if mutant::is(mutant::QUIET) => permit.index,
         (Some(forbid), _, _) => {
             let also = match forbid.on_violation {
                 OnViolation::Block => 0,
@@ -156,6 +171,7 @@ pub(crate) fn decision(entries: &[Entry], rest: &Rest) -> Option<Word> {
             DENY | also | forbid.index
         }
         (None, Some(_), Some(watch)) => OBSERVED | watch.index,
+        (None, Some(permit), None) if permit.quiet => QUIET | permit.index,
         (None, Some(permit), None) => permit.index,
         (None, None, _) => DENY,
     })

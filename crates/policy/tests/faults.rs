@@ -11,7 +11,7 @@ fn faults(rules: &str) -> Vec<String> {
   {"uid": {"type": "Host", "id": "web-1"}, "attrs": {}, "parents": []}
 ]"#;
     let bundle = Bundle::from_files([
-        ("bundle.toml", "name = \"t\"\nschema = 1\n"),
+        ("bundle.toml", "name = \"t\"\nschema = 2\n"),
         ("entities.json", entities),
         ("rules.cedar", rules),
     ])
@@ -72,6 +72,15 @@ fn annotations_must_mean_something() {
         (
             format!("@id(\"a\") @mode(\"monitor\") permit{EXEC};"),
             "1:10 a permit cannot be monitored",
+        ),
+        (format!("@id(\"a\") @record(\"some\") permit{EXEC};"), "1:18 unknown value `some` of `@record`"),
+        (
+            format!("@id(\"a\") @reason(\"r\") @record(\"none\") forbid{EXEC};"),
+            "1:23 what a forbid denies is always recorded",
+        ),
+        (
+            "@id(\"a\") @record(\"none\") permit(principal, action == Action::\"open_session\", resource);".to_owned(),
+            "1:10 `@record` has no effect on this action",
         ),
         (
             format!("@id(\"a\") @session_limit(\"8h\") permit{EXEC};"),
@@ -161,7 +170,7 @@ fn long_chains_are_a_fault_and_no_overflow() {
 #[test]
 fn faults_show_their_line_and_nothing_that_steers_a_terminal() {
     let bundle = Bundle::from_files([
-        ("bundle.toml", "name = \"t\"\nschema = 1\n"),
+        ("bundle.toml", "name = \"t\"\nschema = 2\n"),
         (
             "rules.cedar",
             "\t@id(\"a\") @oops(\"\u{1b}[31m\") permit(principal, action == Action::\"exec\", resource);",
@@ -174,7 +183,7 @@ rules.cedar:1:11: unknown annotation `@oops`
    |
  1 | \t@id(\"a\") @oops(\"\u{fffd}[31m\") permit(principal, action == Action::\"exec\", resource);
    | \t         ^^^^^
-   = help: the annotations are @id, @reason, @contact, @on_violation, @mode, @session_limit
+   = help: the annotations are @id, @reason, @contact, @on_violation, @mode, @record, @session_limit
 ";
     assert_eq!(shown, expected);
 }
@@ -188,7 +197,7 @@ fn entities_are_checked() {
   {"uid": {"type": "Hots", "id": "web-1"}, "attrs": {}, "parents": []}
 ]"#;
     let bundle = Bundle::from_files([
-        ("bundle.toml", "name = \"t\"\nschema = 1\n"),
+        ("bundle.toml", "name = \"t\"\nschema = 2\n"),
         ("entities.json", entities),
         ("rules.cedar", "@id(\"a\") permit(principal, action == Action::\"exec\", resource);"),
     ])
@@ -209,11 +218,11 @@ fn folders_are_read_with_care() {
         fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         fs::write(path, content).expect("written");
     };
-    make("a/bundle.toml", "name = \"a\"\nschema = 1\ninclude = [\"../b\"]\n");
+    make("a/bundle.toml", "name = \"a\"\nschema = 2\ninclude = [\"../b\"]\n");
     make("a/rules.cedar", "");
     make("a/README.md", "left out");
     make("a/tests/t.toml", "");
-    make("b/bundle.toml", "name = \"b\"\nschema = 1\n");
+    make("b/bundle.toml", "name = \"b\"\nschema = 2\n");
     make("b/x/rules.cedar", "");
     make("b/tests/t.toml", "");
     let bundle = Bundle::read_dir(&root.path().join("a")).expect("a bundle");
@@ -234,13 +243,17 @@ fn folders_are_read_with_care() {
     assert!(matches!(error, BundleError::Link { .. }), "{error}");
     fs::remove_file(root.path().join("b/evil.cedar")).expect("removed");
 
-    make("b/bundle.toml", "name = \"b\"\nschema = 1\ninclude = [\"../a\"]\n");
+    make("b/bundle.toml", "name = \"b\"\nschema = 2\ninclude = [\"../a\"]\n");
     let error = Bundle::read_dir(&root.path().join("a")).expect_err("a cycle");
     assert!(matches!(error, BundleError::Cycle { .. }), "{error}");
 
-    make("b/bundle.toml", "name = \"b\"\nschema = 2\n");
-    let error = Bundle::read_dir(&root.path().join("a")).expect_err("another schema");
-    assert!(error.to_string().contains("schema = 2"), "{error}");
+    for (version, told) in
+        [("1", "add permits for the actions `read_file`"), ("3", "`schema = 3` is not known")]
+    {
+        make("b/bundle.toml", &format!("name = \"b\"\nschema = {version}\n"));
+        let error = Bundle::read_dir(&root.path().join("a")).expect_err("another schema");
+        assert!(error.to_string().contains(told), "{error}");
+    }
     let error = Bundle::read_dir(root.path()).expect_err("no bundle");
     assert!(matches!(error, BundleError::NoManifest { .. }), "{error}");
 }

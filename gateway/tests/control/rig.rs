@@ -87,7 +87,7 @@ pub(crate) fn person(user: &str, groups: &str) -> Identity {
 }
 
 pub(crate) fn bundle(policy: &str) -> Bundle {
-    let manifest = "name = \"test\"\nschema = 1\ncontact = \"security@test\"\n";
+    let manifest = "name = \"test\"\nschema = 2\ncontact = \"security@test\"\n";
     let entities = r#"[
         {"uid":{"type":"Group","id":"engineers"},"attrs":{},"parents":[]},
         {"uid":{"type":"Host","id":"web-1"},"attrs":{},"parents":[]},

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use sallyport_sensor_abi::kernel::meta;
-use sallyport_sensor_abi::policy::{Automaton, PolicyHeader};
+use sallyport_sensor_abi::policy::{Automaton, EXEC_INDICES, Net, PolicyHeader, file_op, operation};
 use sallyport_sensor_abi::{ARENA_BLOCK, ARENA_BLOCKS, ArenaBlock, MAX_POLICIES};
 
 use super::arena::{Arena, Region};
@@ -102,17 +102,25 @@ fn check(header: &PolicyHeader, words: &[u32]) -> Result<(), KernelError> {
             && inside(automaton.start, automaton.stride.into())
             && automaton.symbols.iter().all(|symbol| u32::from(*symbol) < automaton.stride)
     };
-    if !automaton(&header.path) || !automaton(&header.args) {
+    if ![&header.path, &header.file, &header.caller].into_iter().all(automaton) {
         return Err(KernelError::BadPolicy("an automaton points outside its tables"));
     }
-    let protocol_classes = u64::from(header.protocols.iter().copied().max().unwrap_or(0)) + 1;
-    let connect = protocol_classes
-        .checked_mul(header.port_classes.into())
-        .and_then(|n| n.checked_mul(header.address_classes.into()));
-    let tables = connect.is_some_and(|n| n > 0 && inside(header.connect_table, n))
-        && inside(header.exec_table, u64::from(header.path.classes) * 2)
-        && inside(header.args_table, 0)
-        && [header.address4, header.address6, header.port].iter().all(|row| inside(*row, 16));
+    let product =
+        |factors: &[u32]| factors.iter().try_fold(1, |n: u64, factor| n.checked_mul((*factor).into()));
+    let net = |net: &Net| {
+        let protocols = u32::from(net.protocols.iter().copied().max().unwrap_or(0)) + 1;
+        let entries = product(&[protocols, net.port_classes, net.address_classes]);
+        entries.is_some_and(|n| n > 0 && inside(net.table, n))
+            && [net.address4, net.address6, net.port].iter().all(|row| inside(*row, 16))
+    };
+    let callers = header.caller.classes;
+    let table = |at: u32, factors: &[u32]| product(factors).is_some_and(|n| inside(at, n));
+    let tables = table(header.exec_table, &[header.path.classes, EXEC_INDICES, callers])
+        && table(header.file_table, &[file_op::COUNT, header.file.classes, 2, callers])
+        && table(header.system_table, &[operation::COUNT, 2, callers])
+        && inside(header.args_rows, 0)
+        && net(&header.connect)
+        && net(&header.listen);
     if !tables {
         return Err(KernelError::BadPolicy("a table lies outside its words"));
     }

@@ -58,8 +58,7 @@ impl Kernel {
         let slot = (0..MAX_SESSIONS)
             .find(|slot| self.number(*slot).load(Ordering::SeqCst) == 0)
             .ok_or(KernelError::Full { what: "sessions", limit: MAX_SESSIONS })?;
-        self.sessions
-            .write(slot, &Session { number: 0, policy: policy_slot, flags: 0, tasks: 0, task_limit });
+        self.sessions.write(slot, &Session { policy: policy_slot, task_limit, ..Session::default() });
         self.number(slot).store(number, Ordering::SeqCst);
         Ok(())
     }
@@ -113,7 +112,11 @@ impl Kernel {
         for counter in counters {
             counter.fetch_add(1, Ordering::SeqCst);
         }
-        let inserted = self.tasks_map().insert(tgid, Tag { session, started, channel, slot }, BPF_NOEXIST);
+        let inserted = self.tasks_map().insert(
+            tgid,
+            Tag { session, started, channel, slot, ..Tag::default() },
+            BPF_NOEXIST,
+        );
         if let Err(error) = inserted {
             for counter in counters {
                 counter.fetch_sub(1, Ordering::SeqCst);

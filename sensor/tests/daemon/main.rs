@@ -31,7 +31,7 @@ forbid (principal, action == Action::"exec", resource) when { context.name == "i
 
 fn bundle(policy: &str) -> PolicyBundle {
     let files =
-        [("bundle.toml", "name = \"t\"\nschema = 1\ncontact = \"help@example.org\"\n"), ("t.cedar", policy)];
+        [("bundle.toml", "name = \"t\"\nschema = 2\ncontact = \"help@example.org\"\n"), ("t.cedar", policy)];
     let bundle = Bundle::from_files(files).expect("a bundle");
     PolicyBundle { version: bundle.version(), commit: String::new(), archive: bundle.to_archive() }
 }

@@ -16,7 +16,7 @@ mod uring;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use sallyport_policy::{Bundle, KernelPolicy, Policy, Principal};
+use sallyport_policy::{Bundle, KernelPolicy, Policy, Principal, Program};
 use sallyport_sensor::kernel::{Destination, Event, Judgement};
 use sallyport_sensor_abi::policy::{DENY, END_SESSION, INDEX_MASK, KILL, OBSERVED, UNJUDGED, Word};
 
@@ -24,7 +24,7 @@ use helper::{Numbers, shell_function};
 use host::Host;
 
 fn compile(rules: &str) -> KernelPolicy {
-    let files = [("bundle.toml", "name = \"test\"\nschema = 1\n"), ("rules.cedar", rules)];
+    let files = [("bundle.toml", "name = \"test\"\nschema = 2\n"), ("rules.cedar", rules)];
     let bundle = Bundle::from_files(files).expect("a bundle");
     let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
     policy.compile(&Principal::default(), "web-1", "root").expect("compiles")
@@ -97,7 +97,10 @@ async fn programs() {
         }
         // Refused before it ran: the arguments are not known, so the path alone decided.
         let args = exec.args.clone().unwrap_or_default();
-        let reference = expected(policy.judge_exec(&exec.path, &args, exec.fileless));
+        let names = [exec.path.as_slice()];
+        let program =
+            Program { names: &names, args: &args, fileless: exec.fileless, setuid: false, caller: b"" };
+        let reference = expected(policy.judge_exec(&program));
         assert_eq!(
             head.judgement,
             reference,

@@ -13,7 +13,7 @@ const RULE: &str = "@id(\"ops\")\n@reason(\"operators work here\")\npermit (prin
 fn bundle(person: &Person, rule: &str) -> String {
     let dir = person.path("bundle");
     fs::create_dir_all(&dir).expect("made");
-    fs::write(dir.join("bundle.toml"), "schema = 1\nname = \"test\"\ncontact = \"security@example.org\"\n")
+    fs::write(dir.join("bundle.toml"), "schema = 2\nname = \"test\"\ncontact = \"security@example.org\"\n")
         .expect("written");
     let group = "[{ \"uid\": { \"type\": \"Group\", \"id\": \"ops\" }, \"attrs\": {}, \"parents\": [] }]";
     fs::write(dir.join("entities.json"), group).expect("written");

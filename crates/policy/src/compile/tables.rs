@@ -1,289 +1,396 @@
-//! From rules with formulas to automata, tries and decision tables in the arena.
+//! From rules with formulas to automata and decision tables in the arena: programs, files, the system.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use sallyport_sensor_abi::policy::{Automaton as TableAutomaton, NEEDS_ARGS, PolicyHeader, Word};
-
-use super::{
-    FEWER_ARGS, FEWER_RANGES, FEWER_WILDCARDS, MAX_INDEX, MAX_WORDS, TooMuch, about_args, about_connections,
-    about_path,
+use sallyport_sensor_abi::policy::{
+    ARGS_ROW_WORDS, Automaton as TableAutomaton, EXEC_INDEX_FILELESS, EXEC_INDEX_SETUID, EXEC_INDICES,
+    INDEX_MASK, NEEDS_ARGS, PolicyHeader, UNIFORM, Word, operation,
 };
-use crate::automaton::{self, Automaton};
-use crate::formula::{Atom, Atoms};
-use crate::table::{Entry, Layer, Rest, decision, merge, refine};
-use crate::trie::{self, Classes, Trie};
 
-/// Marks of the atoms about one attribute, their automaton, and the atoms that hold in each of its classes.
-type Built = (Vec<bool>, Automaton, Vec<Vec<u32>>);
+use super::limits::{self, MAX_CELLS, MAX_INDEX, MAX_WORDS, TooMuch};
+use crate::automaton::{self, Automaton, Weights};
+use crate::formula::{Atom, Atoms};
+use crate::mutant;
+use crate::residual::Action;
+use crate::table::{Entry, Layer, Rest, decision, merge, refine};
 
 /// The rules of one action, on their way into the arena.
-pub(super) struct Tables<'a> {
-    pub(super) atoms: &'a Atoms,
-    pub(super) entries: &'a [Entry],
+pub(super) struct Part {
+    pub(super) action: Action,
+    pub(super) entries: Vec<Entry>,
     pub(super) rest: Rest,
 }
 
-impl Tables<'_> {
-    /// Marks the atoms about one attribute; only those that formulas use.
-    fn layer(&self, about: fn(&Atom) -> bool) -> (Vec<bool>, Vec<u32>) {
-        let mut used = BTreeSet::new();
-        for (_, formula) in &self.rest {
-            formula.atoms(&mut used);
-        }
-        let mut marks = vec![false; self.atoms.len()];
-        let list: Vec<u32> = used.into_iter().filter(|atom| about(self.atoms.atom(*atom))).collect();
-        for atom in &list {
-            marks[*atom as usize] = true;
-        }
-        (marks, list)
-    }
+/// An automaton over one attribute of several actions.
+struct Attribute {
+    /// Marks of the atoms about it.
+    about: Vec<bool>,
+    automaton: Automaton,
+    /// The atoms that hold in each of its classes.
+    classes: Vec<Vec<u32>>,
+}
 
-    fn automaton(&self, about: fn(&Atom) -> bool, advice: &'static str) -> Result<Built, TooMuch> {
-        let (marks, list) = self.layer(about);
-        let atoms = list.iter().map(|id| (*id, &**self.atoms.atom(*id)));
-        let (automaton, classes) = automaton::build(atoms).map_err(|automaton::TooLarge| TooMuch {
-            what: "entries of an automaton",
-            limit: MAX_WORDS,
-            advice,
-            about,
-        })?;
-        Ok((marks, automaton, classes))
-    }
+/// Words by class of an automaton, for each combination of a few other attributes; equal columns are there once.
+#[derive(Default)]
+struct Grid {
+    columns: Vec<Vec<Word>>,
+    numbers: HashMap<Vec<Word>, u32>,
+}
 
-    pub(super) fn exec(self, header: &mut PolicyHeader, arena: &mut Vec<u32>) -> Result<(), TooMuch> {
-        let (on_path, paths, path_classes) = self.automaton(about_path, FEWER_WILDCARDS)?;
-        let (on_args, args, arg_classes) = self.automaton(about_args, FEWER_ARGS)?;
-        let (on_file, file) = self.layer(|atom| *atom == Atom::Fileless);
-        let by_file = refine(self.entries, &self.rest, &Layer { classes: &[vec![], file], about: &on_file });
-        // For each class of paths what is left with a file and without.
-        let by_path: Vec<Vec<Rc<Rest>>> = by_file
-            .iter()
-            .map(|rest| refine(self.entries, rest, &Layer { classes: &path_classes, about: &on_path }))
-            .collect();
-        let mut words: HashMap<Rc<Rest>, Word> = HashMap::new();
-        let mut rows: Vec<Vec<Word>> = Vec::new();
-        let mut numbers: HashMap<Vec<Word>, u32> = HashMap::new();
-        for rest in by_path.iter().flatten() {
-            if words.contains_key(rest) {
-                continue;
-            }
-            let word = match decision(self.entries, rest) {
-                Some(word) => word,
-                None => {
-                    let row = self.last_layer(rest, &arg_classes, &on_args);
-                    if row.iter().all(|word| *word == row[0]) {
-                        row[0]
-                    } else {
-                        let fresh = numbers.len() as u32;
-                        let number = *numbers.entry(row.clone()).or_insert(fresh);
-                        if number == fresh {
-                            rows.push(row);
-                        }
-                        NEEDS_ARGS | number
-                    }
-                }
-            };
-            words.insert(Rc::clone(rest), word);
-            if rows.len() > MAX_INDEX || rows.len() * arg_classes.len() > MAX_WORDS {
-                return Err(TooMuch {
-                    what: "rows of arguments",
-                    limit: MAX_INDEX,
-                    advice: FEWER_ARGS,
-                    about: about_args,
-                });
-            }
+impl Grid {
+    fn column(&mut self, words: Vec<Word>) -> u32 {
+        let fresh = self.columns.len() as u32;
+        let number = *self.numbers.entry(words.clone()).or_insert(fresh);
+        if number == fresh {
+            self.columns.push(words);
         }
-        let pairs = by_path[0].iter().zip(&by_path[1]).map(|(a, b)| (words[a], words[b]));
-        let (merged_paths, first_paths) = merge(pairs);
-        let columns =
-            (0..arg_classes.len()).map(|class| rows.iter().map(|row| row[class]).collect::<Vec<Word>>());
-        let (merged_args, first_args) = merge(columns);
-        header.path = write_automaton(&paths.minimise(&merged_paths), first_paths.len(), arena)?;
-        header.args = write_automaton(&args.minimise(&merged_args), first_args.len(), arena)?;
-        header.exec_table = arena.len() as u32;
-        for class in first_paths {
-            arena.extend([words[&by_path[0][class]], words[&by_path[1][class]]]);
-        }
-        header.args_table = arena.len() as u32;
-        for row in &rows {
-            arena.extend(first_args.iter().map(|class| row[*class]));
-        }
-        Ok(())
-    }
-
-    /// The decisions for each class of the last attribute.
-    fn last_layer(&self, rest: &Rest, classes: &[Vec<u32>], about: &[bool]) -> Vec<Word> {
-        refine(self.entries, rest, &Layer { classes, about })
-            .iter()
-            .map(|rest| {
-                // Every attribute is decided, so no condition is open.
-                decision(self.entries, rest).unwrap_or(sallyport_sensor_abi::policy::DENY)
-            })
-            .collect()
-    }
-
-    pub(super) fn connect(self, header: &mut PolicyHeader, arena: &mut Vec<u32>) -> Result<(), TooMuch> {
-        let too_large = || TooMuch {
-            what: "entries of addresses and ports",
-            limit: MAX_WORDS,
-            advice: FEWER_RANGES,
-            about: about_connections,
-        };
-        let (on_protocol, protocols, protocol_classes) = self.protocols();
-        let (on_port, ports, port_classes) = self.ports();
-        let (on_address, list) = self.layer(|atom| matches!(atom, Atom::Address(_)));
-        let mut ranges = Vec::new();
-        for id in list {
-            if let Atom::Address(prefixes) = &**self.atoms.atom(id) {
-                ranges.extend(prefixes.iter().map(|prefix| (*prefix, id)));
-            }
-        }
-        let mut classes = Classes::default();
-        let address4 = trie::addresses(&ranges, false, &mut classes).map_err(|_| too_large())?;
-        let address6 = trie::addresses(&ranges, true, &mut classes).map_err(|_| too_large())?;
-        let address_classes = classes.holding;
-        // For each protocol and port what is left for addresses.
-        let by_protocol =
-            refine(self.entries, &self.rest, &Layer { classes: &protocol_classes, about: &on_protocol });
-        let mut numbers: HashMap<Rc<Rest>, u32> = HashMap::new();
-        let mut rows: Vec<Vec<Word>> = Vec::new();
-        let mut grid: Vec<Vec<u32>> = Vec::new();
-        for rest in &by_protocol {
-            let by_port = refine(self.entries, rest, &Layer { classes: &port_classes, about: &on_port });
-            let mut line = Vec::with_capacity(by_port.len());
-            for rest in by_port {
-                let fresh = numbers.len() as u32;
-                let number = *numbers.entry(Rc::clone(&rest)).or_insert(fresh);
-                if number == fresh {
-                    rows.push(self.last_layer(&rest, &address_classes, &on_address));
-                }
-                line.push(number);
-                if rows.len() * address_classes.len() > MAX_WORDS {
-                    return Err(too_large());
-                }
-            }
-            grid.push(line);
-        }
-        let (merged_addresses, first_addresses) = merge(
-            (0..address_classes.len()).map(|class| rows.iter().map(|row| row[class]).collect::<Vec<Word>>()),
-        );
-        // Rows that differ as conditions may be equal as decisions.
-        let (merged_rows, _) = merge(rows.iter());
-        for line in &mut grid {
-            for number in line {
-                *number = merged_rows[*number as usize];
-            }
-        }
-        let (merged_protocols, first_protocols) = merge(grid.iter());
-        let (merged_ports, first_ports) = merge(
-            (0..port_classes.len())
-                .map(|class| first_protocols.iter().map(|line| grid[*line][class]).collect::<Vec<u32>>()),
-        );
-        let row_of: HashMap<u32, usize> =
-            merged_rows.iter().enumerate().rev().map(|(at, number)| (*number, at)).collect();
-        let entries = first_protocols.len() * first_ports.len() * first_addresses.len();
-        let address4 = address4.with_classes(&merged_addresses);
-        let address6 = address6.with_classes(&merged_addresses);
-        let ports = ports.with_classes(&merged_ports);
-        if entries + address4.words() + address6.words() + ports.words() > MAX_WORDS {
-            return Err(too_large());
-        }
-        header.address4 = address4.write(arena);
-        header.address6 = address6.write(arena);
-        header.address_classes = first_addresses.len() as u32;
-        header.port = ports.write(arena);
-        header.port_classes = first_ports.len() as u32;
-        for (protocol, class) in header.protocols.iter_mut().zip(protocols) {
-            *protocol = merged_protocols[class as usize] as u8;
-        }
-        header.connect_table = arena.len() as u32;
-        for line in &first_protocols {
-            for port in &first_ports {
-                let row = &rows[row_of[&grid[*line][*port]]];
-                arena.extend(first_addresses.iter().map(|class| row[*class]));
-            }
-        }
-        Ok(())
-    }
-
-    /// The class of each protocol number. There are at most 256, so each fits a byte.
-    fn protocols(&self) -> (Vec<bool>, Vec<u32>, Vec<Vec<u32>>) {
-        let (marks, list) = self.layer(|atom| matches!(atom, Atom::Protocol(_)));
-        let mut classes = Classes::default();
-        let class_of = (0..=255)
-            .map(|number| {
-                let holds = |id: &&u32| {
-                    matches!(&**self.atoms.atom(**id), Atom::Protocol(all) if all.contains(&number))
-                };
-                classes.of(list.iter().filter(holds).copied().collect())
-            })
-            .collect();
-        (marks, class_of, classes.holding)
-    }
-
-    fn ports(&self) -> (Vec<bool>, Trie, Vec<Vec<u32>>) {
-        let (marks, list) = self.layer(|atom| matches!(atom, Atom::Port(_)));
-        // Where atoms begin and cease to hold.
-        let mut changes: BTreeMap<usize, Vec<(u32, bool)>> = BTreeMap::from([(0, vec![])]);
-        for id in list {
-            if let Atom::Port(ranges) = &**self.atoms.atom(id) {
-                for (low, high) in ranges {
-                    changes.entry(usize::from(*low)).or_default().push((id, true));
-                    changes.entry(usize::from(*high) + 1).or_default().push((id, false));
-                }
-            }
-        }
-        let mut classes = Classes::default();
-        let mut holding: BTreeSet<u32> = BTreeSet::new();
-        let mut class_of = Vec::with_capacity(65_536);
-        let mut class = 0;
-        for (port, changes) in changes {
-            class_of.resize(port, class);
-            if port > usize::from(u16::MAX) {
-                break;
-            }
-            for (id, begins) in changes {
-                if begins {
-                    holding.insert(id);
-                } else {
-                    holding.remove(&id);
-                }
-            }
-            class = classes.of(holding.iter().copied().collect());
-        }
-        class_of.resize(65_536, class);
-        (marks, trie::ports(&class_of), classes.holding)
+        number
     }
 }
 
-/// Appends an automaton to the arena.
-fn write_automaton(
-    automaton: &Automaton,
-    n_classes: usize,
-    arena: &mut Vec<u32>,
-) -> Result<TableAutomaton, TooMuch> {
+/// The tables of all actions in which paths and calling programs count.
+pub(super) struct Tables<'a> {
+    pub(super) atoms: &'a Atoms,
+    pub(super) arena: &'a mut Vec<u32>,
+}
+
+impl Tables<'_> {
+    /// Everything but [`super::net`].
+    pub(super) fn build(&mut self, parts: &[Part], header: &mut PolicyHeader) -> Result<(), TooMuch> {
+        let exec = || parts.iter().filter(|part| part.action == Action::Exec);
+        let files = || parts.iter().filter(|part| matches!(part.action, Action::File(_)));
+        let system = || parts.iter().filter(|part| part.action == Action::System);
+        let callers = self.attribute(exec().chain(files()).chain(system()), limits::about_caller, false)?;
+        let paths = self.attribute(exec(), limits::about_path, true)?;
+        let file_paths = self.attribute(files(), limits::about_path, true)?;
+
+        let mut rows = Rows::default();
+        let mut exec_grid = Grid::default();
+        // For each combination of flags, for each class of callers: a column.
+        let mut exec_columns: Vec<Vec<u32>> = Vec::new();
+        for part in exec() {
+            let flags = (0..EXEC_INDICES).map(|index| {
+                let mut holding = Vec::new();
+                for (bit, atom) in [(EXEC_INDEX_FILELESS, Atom::Fileless), (EXEC_INDEX_SETUID, Atom::Setuid)]
+                {
+                    if index & bit != 0 && !mutant::is(mutant::FLAGS) {
+                        holding.extend(self.atoms.find(&atom));
+                    }
+                }
+                holding
+            });
+            let about = self.about(|atom| matches!(atom, Atom::Fileless | Atom::Setuid));
+            let flags: Vec<Vec<u32>> = flags.collect();
+            exec_columns = self.columns(
+                part,
+                &Layer { classes: &flags, about: &about },
+                &callers,
+                &paths,
+                &mut exec_grid,
+                &mut rows,
+            )?;
+        }
+        let mut file_grid = Grid::default();
+        let mut file_columns: Vec<Vec<u32>> = Vec::new();
+        for part in files() {
+            let fileless: Vec<u32> = self.atoms.find(&Atom::Fileless).into_iter().collect();
+            let classes = [vec![], fileless];
+            let about = self.about(|atom| *atom == Atom::Fileless);
+            let layer = Layer { classes: &classes, about: &about };
+            file_columns.extend(self.columns(
+                part,
+                &layer,
+                &callers,
+                &file_paths,
+                &mut file_grid,
+                &mut rows,
+            )?);
+        }
+        let system_words = match system().next() {
+            Some(part) => self.system(part, &callers)?,
+            None => Vec::new(),
+        };
+
+        // Callers that nothing treats differently are one class.
+        let (merged_callers, first_callers) = merge((0..callers.classes.len()).map(|caller| {
+            let column = |line: &Vec<u32>| line[caller];
+            let words = system_words.iter().map(|line: &Vec<Word>| line[caller]);
+            exec_columns.iter().chain(&file_columns).map(column).chain(words).collect::<Vec<u32>>()
+        }));
+        header.caller = self.write(&callers, &merged_callers, first_callers.len())?;
+        let (merged, first) = merge_rows(&exec_grid, paths.classes.len());
+        header.path = self.write(&paths, &merged, first.len())?;
+        header.exec_table = self.arena.len() as u32;
+        self.room(first.len() * exec_columns.len() * first_callers.len(), limits::about_path)?;
+        for class in first {
+            for line in &exec_columns {
+                self.arena.extend(
+                    first_callers.iter().map(|caller| exec_grid.columns[line[*caller] as usize][class]),
+                );
+            }
+        }
+        let (merged, first) = merge_rows(&file_grid, file_paths.classes.len());
+        header.file = self.write(&file_paths, &merged, first.len())?;
+        header.file_table = self.arena.len() as u32;
+        self.room(first.len() * file_columns.len() * first_callers.len(), limits::about_path)?;
+        for (op, lines) in file_columns.chunks(2).enumerate() {
+            let begin = self.arena.len();
+            for class in &first {
+                for line in lines {
+                    self.arena.extend(
+                        first_callers.iter().map(|caller| file_grid.columns[line[*caller] as usize][*class]),
+                    );
+                }
+            }
+            let words = &self.arena[begin..];
+            if let Some(word) = words.first().filter(|first| words.iter().all(|word| word == *first)) {
+                header.uniform[op] = UNIFORM | *word;
+            }
+        }
+        header.system_table = self.arena.len() as u32;
+        for line in &system_words {
+            self.arena.extend(first_callers.iter().map(|caller| line[*caller]));
+        }
+        header.args_rows = self.arena.len() as u32;
+        rows.write(self.arena)
+    }
+
+    /// Marks the atoms of one kind.
+    fn about(&self, kind: impl Fn(&Atom) -> bool) -> Vec<bool> {
+        (0..self.atoms.len() as u32).map(|atom| kind(self.atoms.atom(atom))).collect()
+    }
+
+    /// The automaton over an attribute of these rules.
+    fn attribute<'p>(
+        &self,
+        parts: impl Iterator<Item = &'p Part>,
+        about: fn(&Atom) -> bool,
+        weighed: bool,
+    ) -> Result<Attribute, TooMuch> {
+        let mut used = BTreeSet::new();
+        let mut sets: Vec<(&[Entry], &Rest)> = Vec::new();
+        for part in parts {
+            for (_, formula) in &part.rest {
+                formula.atoms(&mut used);
+            }
+            sets.push((&part.entries, &part.rest));
+        }
+        let weights = if weighed { Weights::new(&sets) } else { Weights::default() };
+        let list = used.iter().map(|id| (*id, &**self.atoms.atom(*id))).filter(|(_, atom)| about(atom));
+        let (automaton, classes) =
+            automaton::build(list, &weights).map_err(|automaton::TooLarge| limits::states(about))?;
+        Ok(Attribute { about: self.about(about), automaton, classes })
+    }
+
+    /// For each class of `first` a line: for each class of callers the number of its column in the grid.
+    fn columns(
+        &self,
+        part: &Part,
+        first: &Layer<'_>,
+        callers: &Attribute,
+        paths: &Attribute,
+        grid: &mut Grid,
+        rows: &mut Rows,
+    ) -> Result<Vec<Vec<u32>>, TooMuch> {
+        let too_much = || limits::combinations(limits::about_path);
+        let entries = &part.entries;
+        let callers = Layer { classes: &callers.classes, about: &callers.about };
+        let paths = Layer { classes: &paths.classes, about: &paths.about };
+        let mut known: HashMap<Rc<Rest>, u32> = HashMap::new();
+        let mut words: HashMap<Rc<Rest>, Word> = HashMap::new();
+        let mut lines = Vec::new();
+        for rest in refine(entries, &part.rest, first).ok_or_else(too_much)? {
+            let mut line = Vec::with_capacity(callers.classes.len());
+            for rest in refine(entries, &rest, &callers).ok_or_else(too_much)? {
+                if let Some(column) = known.get(&rest) {
+                    line.push(*column);
+                    continue;
+                }
+                if (grid.columns.len() + 1) * paths.classes.len() > MAX_CELLS {
+                    return Err(too_much());
+                }
+                let mut column = Vec::with_capacity(paths.classes.len());
+                for rest in refine(entries, &rest, &paths).ok_or_else(too_much)? {
+                    let word = match words.get(&rest) {
+                        Some(word) => *word,
+                        None => {
+                            let word = match decision(entries, &rest) {
+                                Some(word) => word,
+                                None => rows.row(self.atoms, entries, &rest)?,
+                            };
+                            words.insert(rest, word);
+                            word
+                        }
+                    };
+                    column.push(word);
+                }
+                let column = grid.column(column);
+                known.insert(rest, column);
+                line.push(column);
+            }
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+
+    /// For each operation, inside and outside, a line: for each class of callers the word.
+    fn system(&self, part: &Part, callers: &Attribute) -> Result<Vec<Vec<Word>>, TooMuch> {
+        let too_much = || limits::combinations(limits::about_caller);
+        let entries = &part.entries;
+        let all = 0..self.atoms.len() as u32;
+        let classes: Vec<Vec<u32>> = (0..operation::COUNT)
+            .map(|number| {
+                let holds = |id: &u32| {
+                    matches!(&**self.atoms.atom(*id), Atom::Operation(all) if all.contains(&(number as u8)))
+                };
+                all.clone().filter(holds).collect()
+            })
+            .collect();
+        let on_operation = self.about(|atom| matches!(atom, Atom::Operation(_)));
+        let on_outside = self.about(|atom| *atom == Atom::Outside);
+        let outside = [vec![], self.atoms.find(&Atom::Outside).into_iter().collect()];
+        let mut lines = Vec::new();
+        let by_operation = Layer { classes: &classes, about: &on_operation };
+        for rest in refine(entries, &part.rest, &by_operation).ok_or_else(too_much)? {
+            let by_outside = Layer { classes: &outside, about: &on_outside };
+            for rest in refine(entries, &rest, &by_outside).ok_or_else(too_much)? {
+                let by_caller = Layer { classes: &callers.classes, about: &callers.about };
+                let words = refine(entries, &rest, &by_caller).ok_or_else(too_much)?;
+                lines.push(words.iter().map(|rest| last(entries, rest)).collect());
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Whether so many more words fit.
+    fn room(&self, words: usize, about: fn(&Atom) -> bool) -> Result<(), TooMuch> {
+        if self.arena.len() + words > MAX_WORDS { Err(limits::words(about)) } else { Ok(()) }
+    }
+
+    /// Appends an attribute's automaton, with classes merged.
+    fn write(
+        &mut self,
+        attribute: &Attribute,
+        merged: &[u32],
+        n_classes: usize,
+    ) -> Result<TableAutomaton, TooMuch> {
+        let automaton = attribute.automaton.minimise(merged);
+        let stride = automaton.n_symbols + 1;
+        self.room(automaton.class.len() * stride, |atom| {
+            limits::about_path(atom) || limits::about_caller(atom)
+        })?;
+        Ok(TableAutomaton {
+            start: append(&automaton, self.arena),
+            stride: stride as u32,
+            classes: n_classes as u32,
+            _pad: 0,
+            symbols: automaton.symbols,
+        })
+    }
+}
+
+/// The decision when every attribute is decided, so that no condition is open.
+pub(super) fn last(entries: &[Entry], rest: &Rest) -> Word {
+    decision(entries, rest).unwrap_or(sallyport_sensor_abi::policy::DENY)
+}
+
+/// Merges classes whose words are equal in every column.
+fn merge_rows(grid: &Grid, classes: usize) -> (Vec<u32>, Vec<usize>) {
+    merge((0..classes).map(|class| grid.columns.iter().map(|column| column[class]).collect::<Vec<Word>>()))
+}
+
+/// Appends an automaton's rows; returns where it starts.
+fn append(automaton: &Automaton, arena: &mut Vec<u32>) -> u32 {
     let stride = automaton.n_symbols + 1;
     let base = arena.len();
-    if base + automaton.class.len() * stride > MAX_WORDS {
-        return Err(TooMuch {
-            what: "words in all",
-            limit: MAX_WORDS,
-            advice: FEWER_WILDCARDS,
-            about: |atom| about_path(atom) || about_args(atom),
-        });
-    }
     let row = |state: u32| (base + state as usize * stride) as u32;
     for (state, class) in automaton.class.iter().enumerate() {
         let next = &automaton.next[state * automaton.n_symbols..(state + 1) * automaton.n_symbols];
         arena.extend(next.iter().map(|state| row(*state)));
         arena.push(*class);
     }
-    Ok(TableAutomaton {
-        start: row(automaton.start),
-        stride: stride as u32,
-        classes: n_classes as u32,
-        _pad: 0,
-        symbols: automaton.symbols,
-    })
+    row(automaton.start)
+}
+
+/// Rows of arguments: for each set of rules that is still open when everything else is known, an automaton of its own.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<Row>,
+    numbers: HashMap<RowKey, u32>,
+    words: usize,
+}
+
+/// Symbols, transitions, classes, start, and the word of each class.
+type RowKey = (Vec<u8>, Vec<u32>, Vec<u32>, u32, Vec<Word>);
+
+struct Row {
+    automaton: Automaton,
+    words: Vec<Word>,
+}
+
+impl Rows {
+    /// The word of rules that only the arguments decide.
+    fn row(&mut self, atoms: &Atoms, entries: &[Entry], rest: &Rest) -> Result<Word, TooMuch> {
+        let mut used = BTreeSet::new();
+        for (_, formula) in rest {
+            formula.atoms(&mut used);
+        }
+        let weights = Weights::new(&[(entries, rest)]);
+        let list = used.iter().map(|id| (*id, &**atoms.atom(*id)));
+        let (automaton, classes) = automaton::build(list, &weights)
+            .map_err(|automaton::TooLarge| limits::states(limits::about_args))?;
+        let mut about = vec![false; atoms.len()];
+        for atom in &used {
+            about[*atom as usize] = true;
+        }
+        let decided = refine(entries, rest, &Layer { classes: &classes, about: &about })
+            .ok_or_else(|| limits::combinations(limits::about_args))?;
+        let words: Vec<Word> = decided.iter().map(|rest| last(entries, rest)).collect();
+        let (merged, first) = merge(words.iter());
+        if let [only] = first.as_slice() {
+            return Ok(words[*only]);
+        }
+        let automaton = automaton.minimise(&merged);
+        let words: Vec<Word> = first.into_iter().map(|class| words[class]).collect();
+        let key = (
+            automaton.symbols.to_vec(),
+            automaton.next.clone(),
+            automaton.class.clone(),
+            automaton.start,
+            words.clone(),
+        );
+        let fresh = self.rows.len() as u32;
+        let number = *self.numbers.entry(key).or_insert(fresh);
+        if number == fresh {
+            self.words +=
+                ARGS_ROW_WORDS as usize + automaton.class.len() * (automaton.n_symbols + 1) + words.len();
+            self.rows.push(Row { automaton, words });
+        }
+        if self.rows.len() > MAX_INDEX || self.words > MAX_WORDS {
+            return Err(limits::rows());
+        }
+        Ok(NEEDS_ARGS | number & INDEX_MASK)
+    }
+
+    /// Appends the descriptions, then what they lead to.
+    fn write(self, arena: &mut Vec<u32>) -> Result<(), TooMuch> {
+        if arena.len() + self.words > MAX_WORDS {
+            return Err(limits::words(limits::about_args));
+        }
+        let begin = arena.len();
+        arena.resize(begin + self.rows.len() * ARGS_ROW_WORDS as usize, 0);
+        for (number, row) in self.rows.iter().enumerate() {
+            let start = append(&row.automaton, arena);
+            let table = arena.len() as u32;
+            arena.extend(&row.words);
+            let at = begin + number * ARGS_ROW_WORDS as usize;
+            arena[at..at + 3].copy_from_slice(&[start, row.automaton.n_symbols as u32, table]);
+            let symbols = row.automaton.symbols.as_chunks::<4>().0;
+            for (word, bytes) in arena[at + 4..at + ARGS_ROW_WORDS as usize].iter_mut().zip(symbols) {
+                *word = u32::from_le_bytes(*bytes);
+            }
+        }
+        Ok(())
+    }
 }

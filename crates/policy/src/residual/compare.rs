@@ -7,6 +7,7 @@ use cedar_policy::pst::Expr;
 
 use super::{Folded, Folder, Value, constant, number, unplaceable};
 use crate::formula::{ArgTest, Atom, Formula, Pattern, Piece, Prefix, and, choose, not};
+use crate::mutant;
 use crate::port;
 
 impl Folder<'_> {
@@ -34,6 +35,10 @@ impl Folder<'_> {
                 self.matching(*seen, [exact(text)])
             }
             (Value::Protocol, Value::Protocol) | (Value::Address, Value::Address) => Formula::True,
+            (Value::Operation, Value::Operation) => Formula::True,
+            (Value::Operation, Value::Text(text)) | (Value::Text(text), Value::Operation) => {
+                self.operations(|name| name == text)
+            }
             (Value::Args, Value::Args) => Formula::True,
             (Value::Protocol, Value::Text(text)) | (Value::Text(text), Value::Protocol) => {
                 self.protocols(|name| name == text)
@@ -109,6 +114,10 @@ impl Folder<'_> {
             (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
             (Value::Args, Value::Args) => Ok(Formula::True),
             (Value::Set(elements), Value::Args) => match all_texts(elements) {
+                Some(texts) if mutant::is(mutant::EVERY) => {
+                    let tests = arguments(&texts).into_iter().map(ArgTest::Some).collect();
+                    Ok(self.atoms.intern(Atom::Args(tests)))
+                }
                 Some(texts) => {
                     let test = ArgTest::Every(arguments(&texts));
                     Ok(self.atoms.intern(Atom::Args(BTreeSet::from([test]))))

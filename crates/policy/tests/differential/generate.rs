@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::sample::select;
+use sallyport_policy::{FileOp, Operation, Principal, Question};
+use sallyport_sensor_abi::policy::{file_op, operation};
 
 /// Texts that rules compare with and that questions consist of, so that they meet often.
 pub(crate) const TEXTS: [&str; 20] = [
@@ -114,7 +116,7 @@ pub(crate) fn range() -> impl Strategy<Value = String> {
 }
 
 pub(crate) fn seen() -> impl Strategy<Value = String> {
-    one(&["context.path", "context.name", "context.command_line"])
+    one(&["context.path", "context.name", "context.command_line", "context.caller"])
 }
 
 /// Conditions that are known in advance, of every kind; some of them err.
@@ -137,6 +139,38 @@ pub(crate) fn known() -> impl Strategy<Value = String> {
     ])
 }
 
+/// Of files and programs alike.
+fn file_atom() -> BoxedStrategy<String> {
+    let seen = || one(&["context.path", "context.path", "context.name", "context.caller"]);
+    prop_oneof![
+        4 => (seen(), one(&["==", "!="]), text()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
+        5 => (seen(), pattern()).prop_map(|(a, b)| format!("{a} like {b}")),
+        3 => (texts(), seen()).prop_map(|(a, b)| format!("{a}.contains({b})")),
+        2 => Just("context.fileless".to_owned()),
+        1 => (text(), text(), seen())
+            .prop_map(|(a, b, c)| format!("(if context.fileless then {a} else {b}) == {c}")),
+        2 => known(),
+    ]
+    .boxed()
+}
+
+fn system_atom() -> BoxedStrategy<String> {
+    prop_oneof![
+        4 => (one(&["==", "!="]), operation()).prop_map(|(op, a)| format!("context.operation {op} {a}")),
+        3 => (operation(), operation()).prop_map(|(a, b)| format!("[{a}, {b}, \"x\"].contains(context.operation)")),
+        2 => one(&["*", "s*", "*mount", "*e*", "set_*", "bpf"]).prop_map(|a| format!("context.operation like \"{a}\"")),
+        3 => Just("context.outside".to_owned()),
+        2 => (one(&["==", "!="]), text()).prop_map(|(op, a)| format!("context.caller {op} {a}")),
+        2 => pattern().prop_map(|a| format!("context.caller like {a}")),
+        2 => known(),
+    ]
+    .boxed()
+}
+
+fn operation() -> impl Strategy<Value = String> {
+    select(operation::NAMES.as_slice()).prop_map(|name| format!("{name:?}"))
+}
+
 fn exec_atom() -> BoxedStrategy<String> {
     prop_oneof![
         4 => (seen(), one(&["==", "!="]), text()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
@@ -153,6 +187,7 @@ fn exec_atom() -> BoxedStrategy<String> {
         1 => texts().prop_map(|a| format!("context.args == {a}")),
         1 => Just("context.args.isEmpty()".to_owned()),
         3 => Just("context.fileless".to_owned()),
+        3 => Just("context.setuid".to_owned()),
         1 => (text(), text(), seen())
             .prop_map(|(a, b, c)| format!("(if context.fileless then {a} else {b}) == {c}")),
         1 => (seen(), pattern()).prop_map(|(a, b)| format!("{{x: {a}}}.x like {b}")),
@@ -212,11 +247,29 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
             .prop_map(|(word, expr)| format!("{word} {{ {expr} }}"));
         prop::collection::vec(clause, 0..3).prop_map(|clauses| clauses.join(" "))
     };
+    let file_actions = || {
+        prop_oneof![
+            3 => select(file_op::NAMES.as_slice()).prop_map(|a| format!("action == Action::\"{a}\"")),
+            2 => prop::sample::subsequence(file_op::NAMES.to_vec(), 2..6).prop_map(|all| {
+                let all: Vec<String> = all.iter().map(|a| format!("Action::\"{a}\"")).collect();
+                format!("action in [{}]", all.join(", "))
+            }),
+            1 => Just("action in [Action::\"exec\", Action::\"map_code\"]".to_owned()),
+        ]
+    };
+    let net_action = || one(&["connect", "connect", "listen"]);
     let body = prop_oneof![
         6 => clauses(exec_atom).prop_map(|c| format!("action == Action::\"exec\", RESOURCE) {c}")),
+        6 => (file_actions(), clauses(file_atom)).prop_map(|(a, c)| format!("{a}, RESOURCE) {c}")),
+        3 => clauses(system_atom).prop_map(|c| format!("action == Action::\"system\", RESOURCE) {c}")),
         // Without conditions: what lets the forbids show.
-        2 => one(&["exec", "connect"]).prop_map(|a| format!("action == Action::\"{a}\", RESOURCE)")),
-        6 => clauses(connect_atom).prop_map(|c| format!("action == Action::\"connect\", RESOURCE) {c}")),
+        4 => one(&["exec", "connect", "listen", "system", "read_file", "write_file", "map_code", "connect_unix"])
+            .prop_map(|a| format!("action == Action::\"{a}\", RESOURCE)")),
+        6 => (net_action(), clauses(connect_atom))
+            .prop_map(|(a, c)| format!("action == Action::\"{a}\", RESOURCE) {c}")),
+        1 => expression(connect_atom()).prop_map(|e| format!(
+            "action in [Action::\"listen\", Action::\"connect\"], RESOURCE) when {{ {e} }}"
+        )),
         1 => expression(exec_atom()).prop_map(|e| format!(
             "action in [Action::\"exec\", Action::\"connect\"], RESOURCE) when {{ context has path && {e} }}"
         )),
@@ -226,7 +279,9 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
         one(&["", "", "@on_violation(\"kill\") ", "@on_violation(\"end_session\") "]),
     )
         .prop_map(|(mode, effect)| format!("@reason(\"no\") {mode}{effect}forbid"));
-    let head = prop_oneof![Just("permit".to_owned()), forbid];
+    let permit = one(&["", "", "@record(\"none\") ", "@record(\"all\") "])
+        .prop_map(|record| format!("{record}permit"));
+    let head = prop_oneof![permit, forbid];
     let principal = one(&[
         "principal",
         "principal",
@@ -243,28 +298,71 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
     })
 }
 
+/// What is asked, without person, host and user.
 #[derive(Clone, Debug)]
-pub(crate) struct Exec {
-    pub(crate) path: String,
-    pub(crate) args: Vec<String>,
-    pub(crate) fileless: bool,
+pub(crate) enum Ask {
+    Exec { path: String, args: Vec<String>, fileless: bool, setuid: bool, caller: String },
+    File { op: FileOp, path: String, fileless: bool, caller: String },
+    System { operation: Operation, outside: bool, caller: String },
+    Connect { address: IpAddr, port: u16, protocol: u8 },
+    Listen { address: IpAddr, port: u16, protocol: u8 },
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Connect {
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
-    pub(crate) protocol: u8,
+impl Ask {
+    /// The question of this person there.
+    pub(crate) fn question(&self, principal: &Principal, (host, local_user): (&str, &str)) -> Question {
+        let (principal, host, local_user) = (principal.clone(), host.to_owned(), local_user.to_owned());
+        match self.clone() {
+            Self::Exec { path, args, fileless, setuid, caller } => {
+                Question::Exec { principal, host, local_user, path, args, fileless, setuid, caller }
+            }
+            Self::File { op, path, fileless, caller } => {
+                Question::File { principal, host, local_user, op, path, fileless, caller }
+            }
+            Self::System { operation, outside, caller } => {
+                Question::System { principal, host, local_user, operation, outside, caller }
+            }
+            Self::Connect { address, port, protocol } => {
+                Question::Connect { principal, host, local_user, address, port, protocol }
+            }
+            Self::Listen { address, port, protocol } => {
+                Question::Listen { principal, host, local_user, address, port, protocol }
+            }
+        }
+    }
 }
 
-pub(crate) fn exec() -> impl Strategy<Value = Exec> {
-    let path = prop_oneof![6 => one(&TEXTS), 2 => "[ab/ é]{0,7}", 1 => "/(usr|tmp)/(bin/)?[ab]{1,2}"];
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![6 => one(&TEXTS), 2 => "[ab/ é]{0,7}", 1 => "/(usr|tmp)/(bin/)?[ab]{1,2}"]
+}
+
+pub(crate) fn exec() -> impl Strategy<Value = Ask> {
     let arg = prop_oneof![4 => one(&TEXTS), 1 => "[ab/ é]{0,4}"];
-    (path, prop::collection::vec(arg, 0..4), prop::bool::weighted(0.2))
-        .prop_map(|(path, args, fileless)| Exec { path, args, fileless })
+    let flag = || prop::bool::weighted(0.2);
+    (path(), prop::collection::vec(arg, 0..4), flag(), flag(), path())
+        .prop_map(|(path, args, fileless, setuid, caller)| Ask::Exec { path, args, fileless, setuid, caller })
 }
 
-pub(crate) fn connect() -> impl Strategy<Value = Connect> {
+pub(crate) fn file() -> impl Strategy<Value = Ask> {
+    let op = (0..file_op::COUNT).prop_map(|op| FileOp::new(op).expect("an action"));
+    (op, path(), prop::bool::weighted(0.2), path()).prop_map(|(op, path, fileless, caller)| Ask::File {
+        op,
+        path,
+        fileless,
+        caller,
+    })
+}
+
+pub(crate) fn system() -> impl Strategy<Value = Ask> {
+    let operation = (0..operation::COUNT).prop_map(|n| Operation::new(n).expect("an operation"));
+    (operation, any::<bool>(), path()).prop_map(|(operation, outside, caller)| Ask::System {
+        operation,
+        outside,
+        caller,
+    })
+}
+
+pub(crate) fn net() -> impl Strategy<Value = Ask> {
     let address = prop_oneof![
         6 => one(&ADDRESSES).prop_map(|a| a.parse().expect("an address")),
         1 => any::<u32>().prop_map(|a| IpAddr::V4(a.into())),
@@ -272,5 +370,11 @@ pub(crate) fn connect() -> impl Strategy<Value = Connect> {
     ];
     let port = prop_oneof![3 => select(&PORTS), 1 => any::<u16>()];
     let protocol = prop_oneof![4 => select(&[6u8, 17, 1, 58, 132, 0, 255]), 1 => any::<u8>()];
-    (address, port, protocol).prop_map(|(address, port, protocol)| Connect { address, port, protocol })
+    (address, port, protocol, any::<bool>()).prop_map(|(address, port, protocol, listens)| {
+        if listens {
+            Ask::Listen { address, port, protocol }
+        } else {
+            Ask::Connect { address, port, protocol }
+        }
+    })
 }

@@ -11,10 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sallyport_policy::{Answer, Bundle, KernelPolicy, OnViolation, Policy, Principal, Question};
-use sallyport_sensor_abi::policy::{DENY, END_SESSION, KILL, NEEDS_ARGS, OBSERVED, UNJUDGED, Word};
+use sallyport_policy::{
+    Answer, Bundle, FileOp, KernelPolicy, OnViolation, Operation, Policy, Principal, Program, Question,
+};
+use sallyport_sensor_abi::policy::{
+    ARGS_ROW_WORDS, ARGS_TABLE, DENY, END_SESSION, EXEC_INDICES, INDEX_MASK, KILL, NEEDS_ARGS, OBSERVED,
+    QUIET, UNJUDGED, Word, file_op, operation,
+};
 
-use crate::generate::{ADDRESSES, Connect, Exec, PORTS, connect, exec, rule};
+use crate::generate::{ADDRESSES, Ask, PORTS, exec, file, net, rule, system};
 
 const ENTITIES: &str = r#"[
   {"uid": {"type": "Group", "id": "all"}, "attrs": {}, "parents": []},
@@ -48,7 +53,7 @@ fn bundle(rules: &[String]) -> Bundle {
     let text: Vec<String> =
         rules.iter().enumerate().map(|(n, rule)| format!("@id(\"r{}\") {rule}", (n * 7) % 10)).collect();
     Bundle::from_files([
-        ("bundle.toml", "name = \"t\"\nschema = 1\n".to_owned()),
+        ("bundle.toml", "name = \"t\"\nschema = 2\n".to_owned()),
         ("entities.json", ENTITIES.to_owned()),
         ("rules.cedar", text.join("\n")),
     ])
@@ -62,7 +67,7 @@ fn agrees(compiled: &KernelPolicy, word: Word, answer: &Answer) -> bool {
         return false;
     }
     if let Some(observed) = &answer.observed {
-        return word & OBSERVED != 0 && named == Some(observed);
+        return word & OBSERVED != 0 && word & QUIET == 0 && named == Some(observed);
     }
     let effect = match answer.rule.as_ref().map(|rule| rule.on_violation) {
         Some(OnViolation::Kill) if !answer.allowed => KILL,
@@ -73,34 +78,8 @@ fn agrees(compiled: &KernelPolicy, word: Word, answer: &Answer) -> bool {
         Some(rule) => named == Some(rule),
         None => named == Some(&compiled.rules[0]),
     };
-    rule && word & (KILL | END_SESSION | OBSERVED) == effect
-}
-
-/// Arguments as they lie in memory.
-fn memory(args: &[String]) -> Vec<u8> {
-    args.iter().flat_map(|arg| arg.bytes().chain([0])).collect()
-}
-
-fn exec_question(principal: &Principal, (host, local_user): (&str, &str), exec: &Exec) -> Question {
-    Question::Exec {
-        principal: principal.clone(),
-        host: host.into(),
-        local_user: local_user.into(),
-        path: exec.path.clone(),
-        args: exec.args.clone(),
-        fileless: exec.fileless,
-    }
-}
-
-fn connect_question(principal: &Principal, (host, local_user): (&str, &str), to: &Connect) -> Question {
-    Question::Connect {
-        principal: principal.clone(),
-        host: host.into(),
-        local_user: local_user.into(),
-        address: to.address,
-        port: to.port,
-        protocol: to.protocol,
-    }
+    let quiet = if answer.quiet { QUIET } else { 0 };
+    rule && word & (KILL | END_SESSION | OBSERVED | QUIET) == effect | quiet
 }
 
 /// Counts of what the runs covered, by name.
@@ -115,6 +94,7 @@ impl Coverage {
     fn answer(&mut self, answer: &Answer) {
         self.count(match (answer.allowed, &answer.rule, &answer.observed) {
             (true, _, Some(_)) => "answer: allowed, observed",
+            (true, ..) if answer.quiet => "answer: allowed, not recorded",
             (true, ..) => "answer: allowed",
             (false, None, _) => "answer: denied by default",
             (false, Some(rule), _) => match rule.on_violation {
@@ -135,7 +115,7 @@ impl Coverage {
 }
 
 /// Every operator that must occur in policies that were compared.
-const OPERATORS: [&str; 35] = [
+const OPERATORS: [&str; 43] = [
     "&&",
     "||",
     "!(",
@@ -162,6 +142,14 @@ const OPERATORS: [&str; 35] = [
     ".isLoopback()",
     ".isMulticast()",
     "fileless",
+    "setuid",
+    "context.caller",
+    "context.operation ==",
+    "contains(context.operation)",
+    "operation like",
+    "outside",
+    "record(\"none\")",
+    "in [Action::\"exec\", Action::\"map_code\"]",
     "hasTag",
     "getTag",
     "has path",
@@ -191,10 +179,12 @@ fn the_tables_answer_as_cedar_does() {
     });
     let strategy = (
         prop::collection::vec(rule(), 1..7),
-        prop::collection::vec(exec(), 12),
-        prop::collection::vec(connect(), 12),
+        prop::collection::vec(exec(), 10),
+        prop::collection::vec(file(), 24),
+        prop::collection::vec(system(), 6),
+        prop::collection::vec(net(), 16),
     );
-    let outcome = runner.run(&strategy, |(rules, execs, connects)| {
+    let outcome = runner.run(&strategy, |(rules, execs, files, systems, nets)| {
         let bundle = bundle(&rules);
         // Some rules can never apply, which the check refuses.
         let Ok(policy) = Policy::load(&bundle) else {
@@ -209,22 +199,15 @@ fn the_tables_answer_as_cedar_does() {
                     coverage.borrow_mut().count("too large");
                     continue;
                 };
-                for exec in &execs {
-                    let answer = policy.decide(&exec_question(&principal, (host, user), exec));
-                    let word = compiled.judge_exec(exec.path.as_bytes(), &memory(&exec.args), exec.fileless);
+                for ask in execs.iter().chain(&files).chain(&systems).chain(&nets) {
+                    let question = ask.question(&principal, (host, user));
+                    let answer = policy.decide(&question);
+                    let word = compiled.judge(&question).expect("of a session");
                     coverage.borrow_mut().answer(&answer);
+                    coverage.borrow_mut().count(question.action());
                     prop_assert!(
                         agrees(&compiled, word, &answer),
-                        "{principal:?} {host} {user} {exec:?}: tables {word:#x}, Cedar {answer:?}"
-                    );
-                }
-                for to in &connects {
-                    let answer = policy.decide(&connect_question(&principal, (host, user), to));
-                    let word = compiled.judge_connect(to.address, to.port, to.protocol);
-                    coverage.borrow_mut().answer(&answer);
-                    prop_assert!(
-                        agrees(&compiled, word, &answer),
-                        "{principal:?} {host} {user} {to:?}: tables {word:#x}, Cedar {answer:?}"
+                        "{question:?}: tables {word:#x}, Cedar {answer:?}"
                     );
                 }
             }
@@ -241,12 +224,18 @@ fn the_tables_answer_as_cedar_does() {
     let answers: Vec<&str> = vec![
         "answer: allowed",
         "answer: allowed, observed",
+        "answer: allowed, not recorded",
         "answer: denied by default",
         "answer: denied by rule",
         "answer: denied, kill",
         "answer: denied, end session",
     ];
-    for what in OPERATORS.iter().chain(&answers) {
+    for what in OPERATORS
+        .iter()
+        .chain(&answers)
+        .chain(&file_op::NAMES)
+        .chain(&["exec", "system", "connect", "listen"])
+    {
         assert!(coverage.0.contains_key(what), "never covered: {what}");
     }
     let asked: u64 = answers.iter().filter_map(|what| coverage.0.get(what)).sum();
@@ -255,86 +244,139 @@ fn the_tables_answer_as_cedar_does() {
 }
 
 /// A fixed policy with something of everything, and questions to it.
-fn sample() -> (Policy, Vec<Exec>, Vec<Connect>) {
+fn sample() -> (Policy, Vec<Ask>) {
     let rules = [
         "permit(principal, action == Action::\"exec\", resource) when { context.path like \"/usr/*\" };",
-        "@reason(\"no\") forbid(principal, action == Action::\"exec\", resource) when { context.name == \"b\" };",
-        "@reason(\"no\") forbid(principal, action == Action::\"exec\", resource) when { context.args.contains(\"-r\") };",
+        "@reason(\"no\") forbid(principal, action == Action::\"exec\", resource) when { context.name == \"b\" && context.caller != \"/x\" };",
+        "@reason(\"no\") forbid(principal, action == Action::\"exec\", resource) when { context.args.contains(\"-r\") && context.setuid };",
         "permit(principal, action == Action::\"connect\", resource) when { context.address.isInRange(ip(\"10.0.0.0/8\")) && context.port < 1024 };",
         "@reason(\"no\") forbid(principal, action == Action::\"connect\", resource) when { context.protocol == \"udp\" };",
+        "@record(\"none\") permit(principal, action in [Action::\"read_file\", Action::\"map_code\"], resource) when { context.path like \"/usr/*\" };",
+        "@reason(\"no\") forbid(principal, action in [Action::\"read_file\", Action::\"delete_file\"], resource) when { context.caller == \"/x\" };",
+        "permit(principal, action == Action::\"system\", resource) when { context.operation == \"signal\" && !context.outside };",
+        "permit(principal, action == Action::\"listen\", resource) when { context.port >= 1024 };",
     ];
     let policy = Policy::load(&bundle(&rules.map(str::to_owned))).expect("valid");
-    let mut execs = Vec::new();
-    for path in ["/usr/bin/a", "/usr/bin/b", "/usr/a", "/tmp/a", "/tmp/b", "/usr", "", "/usr/-r", "b", "/b/"]
-    {
-        for args in [&["a"][..], &["a", "-r"], &["-r"], &["-rf"], &["a", "-"]] {
-            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            execs.push(Exec { path: path.into(), args, fileless: false });
+    let mut asks = Vec::new();
+    let paths = ["/usr/bin/a", "/usr/bin/b", "/usr/a", "/tmp/a", "/tmp/b", "/usr", "", "/usr/-r", "b", "/b/"];
+    for caller in ["/x", "/y"].map(str::to_owned) {
+        for flags in 0..4 {
+            let (fileless, setuid) = (flags & 1 != 0, flags & 2 != 0);
+            for path in paths.map(str::to_owned) {
+                for args in [&["a"][..], &["a", "-r"], &["-r"], &["-rf"], &["a", "-"]] {
+                    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+                    asks.push(Ask::Exec {
+                        path: path.clone(),
+                        args,
+                        fileless,
+                        setuid,
+                        caller: caller.clone(),
+                    });
+                }
+                for op in FileOp::all() {
+                    asks.push(Ask::File { op, path: path.clone(), fileless, caller: caller.clone() });
+                }
+            }
         }
-    }
-    let mut connects = Vec::new();
-    for address in ADDRESSES {
-        for port in PORTS {
-            for protocol in [6, 17] {
-                connects.push(Connect { address: address.parse().expect("an address"), port, protocol });
+        for operation in Operation::all() {
+            for outside in [false, true] {
+                asks.push(Ask::System { operation, outside, caller: caller.clone() });
             }
         }
     }
-    (policy, execs, connects)
+    for address in ADDRESSES.map(|address| address.parse().expect("an address")) {
+        for port in PORTS {
+            for protocol in [6, 17] {
+                asks.push(Ask::Connect { address, port, protocol });
+                asks.push(Ask::Listen { address, port, protocol });
+            }
+        }
+    }
+    (policy, asks)
 }
 
 /// How many questions the tables answer otherwise than Cedar does.
-fn differences(policy: &Policy, compiled: &KernelPolicy, execs: &[Exec], connects: &[Connect]) -> usize {
-    let alice = &people()[0];
-    let exec = execs.iter().filter(|exec| {
-        let answer = policy.decide(&exec_question(alice, PLACES[0], exec));
-        let word = compiled.judge_exec(exec.path.as_bytes(), &memory(&exec.args), exec.fileless);
-        !agrees(compiled, word, &answer)
-    });
-    let connect = connects.iter().filter(|to| {
-        let answer = policy.decide(&connect_question(alice, PLACES[0], to));
-        !agrees(compiled, compiled.judge_connect(to.address, to.port, to.protocol), &answer)
-    });
-    exec.count() + connect.count()
+fn differences(compiled: &KernelPolicy, asks: &[(Question, Answer)]) -> usize {
+    let differs = |(question, answer): &&(Question, Answer)| {
+        !agrees(compiled, compiled.judge(question).expect("of a session"), answer)
+    };
+    asks.iter().filter(differs).count()
 }
 
 /// The comparison can fail: spoil any decision in the tables, and some question is answered otherwise.
 #[test]
 fn a_spoiled_table_is_noticed() {
-    let (policy, execs, connects) = sample();
-    let compiled = policy.compile(&people()[0], PLACES[0].0, PLACES[0].1).expect("compiles");
-    assert_eq!(differences(&policy, &compiled, &execs, &connects), 0);
+    let (policy, asks) = sample();
+    let alice = &people()[0];
+    let asks: Vec<(Question, Answer)> = asks
+        .iter()
+        .map(|ask| ask.question(alice, PLACES[0]))
+        .map(|question| (question.clone(), policy.decide(&question)))
+        .collect();
+    let compiled = policy.compile(alice, PLACES[0].0, PLACES[0].1).expect("compiles");
+    assert_eq!(differences(&compiled, &asks), 0);
     let header = &compiled.header;
-    let exec_words = (header.args_table - header.exec_table) as usize;
-    // Decisions about programs without a file are not asked for here: every second word.
-    let exec_table = (0..exec_words).step_by(2).map(|n| header.exec_table as usize + n);
-    let exec_table: Vec<usize> = exec_table.collect();
+    let at = |from: u32, words: u32| from as usize..(from + words) as usize;
+    let callers = header.caller.classes;
+    assert!(callers > 1 && header.path.classes > 1 && header.file.classes > 1);
+    let exec_table = at(header.exec_table, header.path.classes * EXEC_INDICES * callers);
     let rows: BTreeSet<Word> =
-        exec_table.iter().map(|at| compiled.arena[*at]).filter(|word| word & NEEDS_ARGS != 0).collect();
-    let args_table = header.args_table as usize;
-    let args_table = args_table..args_table + rows.len() * header.args.classes as usize;
-    assert!(rows.len() > 1, "the sample should depend on arguments in several ways");
-    let connect_table = header.connect_table as usize..compiled.arena.len();
-    for at in exec_table.into_iter().chain(args_table).chain(connect_table) {
-        let mut spoiled = compiled.clone();
-        // The row of arguments to go on with, or the verdict.
-        spoiled.arena[at] ^= if spoiled.arena[at] & NEEDS_ARGS != 0 { 1 } else { DENY };
-        let differences = differences(&policy, &spoiled, &execs, &connects);
-        assert!(differences > 0, "nobody noticed that word {at} was spoiled");
+        compiled.arena[exec_table.clone()].iter().copied().filter(|word| word & NEEDS_ARGS != 0).collect();
+    assert!(!rows.is_empty(), "the sample should depend on arguments");
+    let mut spots: Vec<usize> = exec_table.collect();
+    for row in &rows {
+        let row = header.args_rows + (row & INDEX_MASK) * ARGS_ROW_WORDS;
+        let table = compiled.arena[(row + ARGS_TABLE) as usize];
+        spots.extend(at(table, 2));
     }
+    for op in (0..file_op::COUNT).filter(|op| header.uniform[*op as usize] == 0) {
+        let size = header.file.classes * 2 * callers;
+        spots.extend(at(header.file_table + op * size, size));
+    }
+    spots.extend(at(header.system_table, operation::COUNT * 2 * callers));
+    for net in [&header.connect, &header.listen] {
+        let protocols = u32::from(net.protocols.iter().copied().max().unwrap_or(0)) + 1;
+        spots.extend(at(net.table, protocols * net.port_classes * net.address_classes));
+    }
+    for at in &spots {
+        let mut spoiled = compiled.clone();
+        // Go on with arguments that do not exist, or the other verdict.
+        spoiled.arena[*at] ^= if spoiled.arena[*at] & NEEDS_ARGS != 0 { 0xff00 } else { DENY };
+        assert!(differences(&spoiled, &asks) > 0, "nobody noticed that word {at} was spoiled");
+    }
+    for op in (0..file_op::COUNT).filter(|op| header.uniform[*op as usize] != 0) {
+        let mut spoiled = compiled.clone();
+        spoiled.header.uniform[op as usize] ^= DENY;
+        assert!(differences(&spoiled, &asks) > 0, "nobody noticed that the word of action {op} was spoiled");
+    }
+    println!("{} words spoiled, each noticed", spots.len());
 }
 
 /// Words that lead out of the tables end in a denial.
 #[test]
 fn a_table_that_leads_nowhere_denies() {
-    let (policy, execs, connects) = sample();
+    let (policy, asks) = sample();
     let mut compiled = policy.compile(&people()[0], PLACES[0].0, PLACES[0].1).expect("compiles");
     compiled.arena.truncate(1);
-    for exec in execs {
-        let word = compiled.judge_exec(exec.path.as_bytes(), &memory(&exec.args), false);
-        assert_eq!(word, DENY | UNJUDGED);
+    compiled.header.uniform = Default::default();
+    for ask in asks {
+        let question = ask.question(&people()[0], PLACES[0]);
+        assert_eq!(compiled.judge(&question), Some(DENY | UNJUDGED));
     }
-    for to in connects {
-        assert_eq!(compiled.judge_connect(to.address, to.port, to.protocol), DENY | UNJUDGED);
-    }
+}
+
+/// A file's other names count: the first denial, else the first observation.
+#[test]
+fn registered_names_are_judged_too() {
+    let (policy, _) = sample();
+    let compiled = policy.compile(&people()[0], PLACES[0].0, PLACES[0].1).expect("compiles");
+    let read = FileOp::from_name("read_file").expect("an action");
+    let judge = |names: &[&[u8]]| compiled.judge_file(read, names, false, b"/y");
+    assert_eq!(judge(&[b"/usr/a"]) & DENY, 0);
+    assert_eq!(judge(&[b"/usr/a", b"/etc/a"]) & DENY, DENY);
+    assert_eq!(judge(&[b"/etc/a", b"/usr/a"]) & DENY, DENY);
+    assert_eq!(judge(&[]), DENY | UNJUDGED);
+    let exec = |names: &[&[u8]]| compiled.judge_exec(&Program { names, ..Program::default() });
+    assert_eq!(exec(&[b"/usr/a", b"/usr/c"]) & DENY, 0);
+    assert_eq!(exec(&[b"/usr/a", b"/usr/b"]) & DENY, DENY);
 }
