@@ -3,23 +3,28 @@
 //! The tables are described in `sensor-abi/src/policy.rs`. Functions marked `no_mangle` are verified once by
 //! themselves, not once per call; they take and return only numbers, which is all that 5.10 allows there.
 
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use sallyport_sensor_abi::{
-    ARENA_BLOCK,
+    ARENA_BLOCK, PATH_BYTES,
     event::cause,
-    policy::{DENY, PolicyHeader, UNJUDGED, Word},
-    session::{SESSION_SEALED, Session, Tag},
+    policy::{Automaton, DENY, END_SESSION, KILL, OBSERVED, PolicyHeader, QUIET, UNJUDGED, Word},
+    session::{SESSION_MONITORED, SESSION_SEALED, Session, Tag},
 };
 
 use crate::{
-    maps::{ARENA, POLICIES, SCRATCH, SESSIONS},
+    maps::{ARENA, HOST, POLICIES, SCRATCH, SESSIONS},
     read,
-    scratch::FROM_MASK,
+    scratch::{FROM_MASK, Scratch},
 };
 
-/// [`Scratch::automaton`]: over paths.
+/// [`Scratch::automaton`]: over paths of programs.
 pub(crate) const PATH: u32 = 0;
-/// [`Scratch::automaton`]: over arguments.
-pub(crate) const ARGS: u32 = 1;
+/// [`Scratch::automaton`]: over paths of files.
+pub(crate) const FILE: u32 = 1;
+/// [`Scratch::automaton`]: over paths of calling programs.
+pub(crate) const CALLER: u32 = 2;
+/// [`Scratch::automaton`]: the one whose symbols are in [`Scratch::symbols`]: over arguments.
+pub(crate) const ARGS: u32 = 3;
 
 /// What was decided.
 #[derive(Clone, Copy)]
@@ -36,7 +41,7 @@ impl Verdict {
     /// For events that are not judged.
     pub(crate) const NONE: Self = Self { word: 0, cause: cause::NONE, generation: 0 };
 
-    /// Denied without a rule.
+    /// Denied without a rule, in a session that is not only watched.
     #[inline(always)]
     pub(crate) const fn unjudged(cause: u32, generation: u64) -> Self {
         Self { word: DENY | UNJUDGED, cause, generation }
@@ -46,6 +51,18 @@ impl Verdict {
     pub(crate) const fn denies(&self) -> bool {
         self.word & DENY != 0
     }
+
+    /// Allowed, and not to be reported.
+    #[inline(always)]
+    pub(crate) const fn quiet(&self) -> bool {
+        is_quiet(self.word)
+    }
+}
+
+/// Allowed, and not to be reported.
+#[inline(always)]
+pub(crate) const fn is_quiet(word: Word) -> bool {
+    word & (QUIET | DENY | OBSERVED | UNJUDGED) == QUIET
 }
 
 /// The policy that judges a process, and its slot.
@@ -54,6 +71,28 @@ pub(crate) struct Judge {
     pub(crate) slot: u32,
     pub(crate) policy: *const PolicyHeader,
     pub(crate) generation: u64,
+    /// The session is only watched: nothing is denied.
+    pub(crate) monitored: bool,
+}
+
+impl Judge {
+    /// The verdict that a word from the tables means in this session.
+    #[inline(always)]
+    pub(crate) const fn verdict(&self, word: Word) -> Verdict {
+        Verdict { word: finish(self.monitored, word), cause: cause::NONE, generation: self.generation }
+    }
+
+    /// What could not be judged, in this session.
+    #[inline(always)]
+    pub(crate) const fn unjudged(&self, cause: u32) -> Verdict {
+        Verdict { word: finish(self.monitored, DENY | UNJUDGED), cause, generation: self.generation }
+    }
+}
+
+/// In a session that is only watched, a denial becomes an observation.
+#[inline(always)]
+pub(crate) const fn finish(monitored: bool, word: Word) -> Word {
+    if monitored && word & DENY != 0 { word & !(DENY | KILL | END_SESSION) | OBSERVED } else { word }
 }
 
 /// The session of a tag, unless it is over.
@@ -64,24 +103,57 @@ pub(crate) fn session(tag: &Tag) -> Option<*mut Session> {
     (unsafe { core::ptr::read_volatile(&raw const (*session).number) } == tag.session).then_some(session)
 }
 
-/// The policy of a tag, or the cause for denying.
+/// The policy of a tag, or the verdict without one.
 #[inline(always)]
-pub(crate) fn judge(tag: &Tag) -> Result<Judge, u32> {
-    let session = session(tag).ok_or(cause::NO_POLICY)?;
+pub(crate) fn judge(tag: &Tag) -> Result<Judge, Verdict> {
+    let session = session(tag).ok_or(Verdict::unjudged(cause::NO_POLICY, 0))?;
     // SAFETY: as above.
     let flags = unsafe { core::ptr::read_volatile(&raw const (*session).flags) };
+    let monitored = flags & SESSION_MONITORED != 0;
+    let without = |cause| Verdict { word: finish(monitored, DENY | UNJUDGED), cause, generation: 0 };
     if flags & SESSION_SEALED != 0 {
-        return Err(cause::SEALED);
+        return Err(without(cause::SEALED));
     }
     // SAFETY: as above; read once, since user space may swap it meanwhile.
     let slot = unsafe { core::ptr::read_volatile(&raw const (*session).policy) };
-    let policy = POLICIES.get_ptr(slot).ok_or(cause::NO_POLICY)?;
+    let policy = POLICIES.get_ptr(slot).ok_or(without(cause::NO_POLICY))?;
     // SAFETY: as above.
     let generation = unsafe { core::ptr::read_volatile(&raw const (*policy).generation) };
     if generation == 0 {
-        return Err(cause::NO_POLICY);
+        return Err(without(cause::NO_POLICY));
     }
-    Ok(Judge { slot, policy, generation })
+    Ok(Judge { slot, policy, generation, monitored })
+}
+
+/// As [`judge`], for what starts something new: refused when the sensor has been silent for too long.
+#[inline(always)]
+pub(crate) fn judge_start(tag: &Tag) -> Result<Judge, Verdict> {
+    let judge = judge(tag)?;
+    if alive() { Ok(judge) } else { Err(judge.unjudged(cause::SENSOR_GONE)) }
+}
+
+/// The dead man's switch: whether the sensor said not too long ago that it is alive.
+#[inline(always)]
+pub(crate) fn alive() -> bool {
+    let Some(host) = HOST.get_ptr(0) else { return false };
+    // SAFETY: an entry of an array map. Volatile: user space writes to it.
+    let (grace, alive) = unsafe {
+        (core::ptr::read_volatile(&raw const (*host).grace), core::ptr::read_volatile(&raw const (*host).alive))
+    };
+    if grace == 0 {
+        return true;
+    }
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // It may have been written just now, on another CPU.
+    now <= alive || now - alive <= grace
+}
+
+/// [`HOST_UNBROKERED`](sallyport_sensor_abi::session::HOST_UNBROKERED) and the like.
+#[inline(always)]
+pub(crate) fn host_flags() -> u32 {
+    // SAFETY: an entry of an array map. Volatile: user space writes to it.
+    HOST.get_ptr(0).map_or(0, |host| unsafe { core::ptr::read_volatile(&raw const (*host).flags) })
 }
 
 /// The arena word at an absolute index.
@@ -91,6 +163,14 @@ pub(crate) fn arena(index: u32) -> Option<u32> {
     let word = (index % ARENA_BLOCK) as usize;
     // SAFETY: the block has `ARENA_BLOCK` words.
     Some(unsafe { *block.cast::<u32>().add(word) })
+}
+
+/// Where the arena word at an absolute index is in kernel memory.
+#[inline(always)]
+pub(crate) fn arena_address(index: u32) -> Option<read::Address> {
+    let block = ARENA.get_ptr(index / ARENA_BLOCK)?;
+    // SAFETY: the block has `ARENA_BLOCK` words.
+    Some(unsafe { block.cast::<u32>().add((index % ARENA_BLOCK) as usize) } as read::Address)
 }
 
 /// Bytes that one call of [`feed`] takes at most.
@@ -115,12 +195,13 @@ fn try_feed(index: u32) -> Option<()> {
     let policy = POLICIES.get_ptr(slot)?;
     // SAFETY: as above.
     let base = unsafe { (*policy).base };
-    // SAFETY: both are fields of the header; picked by address so that the loop is there once.
+    // SAFETY: all are fields of the header or the area; picked by address so that the loop is there once.
     let symbols: *const u8 = unsafe {
-        if automaton == PATH {
-            (&raw const (*policy).path.symbols).cast()
-        } else {
-            (&raw const (*policy).args.symbols).cast()
+        match automaton {
+            PATH => (&raw const (*policy).path.symbols).cast(),
+            FILE => (&raw const (*policy).file.symbols).cast(),
+            CALLER => (&raw const (*policy).caller.symbols).cast(),
+            _ => (&raw const (*area).symbols).cast(),
         }
     };
     let at = read::opaque(u64::from(from)) & FROM_MASK;
@@ -152,7 +233,7 @@ fn try_feed(index: u32) -> Option<()> {
 
 /// Runs the claimed area's automaton over `bytes[from..from + left]`, at most `STEPS * 512` bytes.
 #[inline(always)]
-pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut crate::scratch::Scratch) -> Option<()> {
+pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut Scratch) -> Option<()> {
     let mut steps = 0;
     while steps < STEPS {
         // SAFETY: the caller claimed `area`.
@@ -166,6 +247,55 @@ pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut crate::scratch::Scrat
     }
     // SAFETY: as above.
     (unsafe { core::ptr::read_volatile(&raw const (*area).left) } == 0).then_some(())
+}
+
+/// The class at the end of what the automaton of the claimed area has read.
+#[inline(always)]
+pub(crate) fn class(area: *const Scratch, policy: *const PolicyHeader, eoi: u32) -> Option<u32> {
+    // SAFETY: the caller claimed `area`; the policy is an entry of an array map.
+    unsafe { arena((*policy).base.wrapping_add((*area).state).wrapping_add(eoi)) }
+}
+
+/// What [`classify`] returns instead of a class, which is never as large: a table pointed nowhere.
+pub(crate) const FAILED: u32 = 1 << 31;
+
+/// The class of the path in work area `index` under the automaton `which` of the policy that the area names.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn classify(index: u32, which: u32) -> u32 {
+    try_classify(index, which).unwrap_or(FAILED)
+}
+
+#[inline(always)]
+fn try_classify(index: u32, which: u32) -> Option<u32> {
+    let area = SCRATCH.get_ptr_mut(index)?;
+    // SAFETY: the area was claimed by the caller; entries of array maps are valid while the program runs.
+    unsafe {
+        let policy = POLICIES.get_ptr((*area).policy)?;
+        let automaton: *const Automaton = match which {
+            PATH => &raw const (*policy).path,
+            FILE => &raw const (*policy).file,
+            _ => &raw const (*policy).caller,
+        };
+        // Everything is alike.
+        if (*automaton).classes <= 1 {
+            return Some(0);
+        }
+        (*area).automaton = which;
+        (*area).state = (*automaton).start;
+        (*area).from = (*area).path;
+        (*area).left = (PATH_BYTES as u32).wrapping_sub((*area).path);
+        let eoi = (*automaton).stride.wrapping_sub(1);
+        run::<{ PATH_BYTES as u32 / STEP }>(index, area)?;
+        class(area, policy, eoi)
+    }
+}
+
+/// The class of the path in the claimed area.
+#[inline(always)]
+pub(crate) fn path_class(index: u32, which: u32) -> Option<u32> {
+    let class = classify(index, which);
+    (class & FAILED == 0).then_some(class)
 }
 
 /// Follows `nibbles` nibbles of `bits`, most significant first, through the trie at `row` (absolute from `base`).

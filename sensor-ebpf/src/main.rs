@@ -12,22 +12,18 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod caller;
 mod event;
-mod hooks {
-    //! One file per kernel hook.
-    mod connect;
-    mod exec;
-    mod exec_check;
-    mod exit;
-    mod fork;
-    mod socket;
-    mod socket_create;
-}
+mod hooks;
 mod judge;
 mod maps;
+mod names;
+mod net;
 mod path;
+mod program;
 mod read;
 mod scratch;
+mod unbrokered;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,8 +1,9 @@
-//! The path of an executable, by walking dentries up to the root of the mount tree.
+//! The path of a file, by walking dentries up to the root of the mount tree.
 //!
 //! `bpf_d_path` is refused in raw tracepoints and answers relative to a chroot. The walk takes no locks; a name that
 //! changes while it is read ends the walk with an error. Paths in mount namespaces of unprivileged users, and on
-//! mounts that are in no tree, begin with a component that no host path has.
+//! mounts that are in no tree, begin with a component that no host path has. Registered names (`NAMES`) that the walk
+//! meets are noted, see [`crate::names`].
 
 use sallyport_sensor_abi::{
     PATH_BYTES, PATH_COMPONENTS,
@@ -12,17 +13,23 @@ use sallyport_sensor_abi::{
 
 use crate::{
     maps::SCRATCH,
+    names,
     read::{self, Address, Unreadable, offset},
     scratch::{NAME_MASK, Scratch},
 };
+
+/// [`Scratch::place`]: in a tree of mounts.
+pub(crate) const IN_TREE: u32 = 0;
+/// [`Scratch::place`]: on a mount of the kernel's own (memfd, pipes, the lower files of an overlay).
+pub(crate) const INTERNAL: u32 = 1;
 
 /// Result of one step, as a number since subprograms return numbers.
 const MORE: u32 = 100;
 const DONE: u32 = 101;
 
-/// Resolves the file of `bprm` into the area: path, inode, device, flags.
+/// Resolves the path of `dentry` on `mount` into the area: path, inode, device, mode, flags, registered names.
 #[inline(always)]
-pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(), u32> {
+pub(crate) fn resolve(index: u32, area: *mut Scratch, mount: Address, dentry: Address) -> Result<(), u32> {
     // SAFETY: the caller claimed `area`.
     unsafe {
         (*area).path = PATH_BYTES as u32;
@@ -30,15 +37,57 @@ pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(
         (*area).inode = 0;
         (*area).depth = 0;
         (*area).device = 0;
+        (*area).mode = 0;
+        (*area).place = IN_TREE;
+        (*area).part = 0;
+        (*area).hits = 0;
+        (*area).name_flags = 0;
     }
-    start(area, bprm).map_err(|Unreadable| cause::READ_FAILED)?;
+    start(area, mount, dentry).map_err(|Unreadable| cause::READ_FAILED)?;
+    climb(index, area)
+}
+
+/// As [`resolve`], for an open file.
+#[inline(always)]
+pub(crate) fn resolve_file(index: u32, area: *mut Scratch, file: Address) -> Result<(), u32> {
+    match of_file(file) {
+        Ok((mount, dentry)) => resolve(index, area, mount, dentry),
+        Err(Unreadable) => {
+            // SAFETY: the caller claimed `area`.
+            unsafe {
+                (*area).path = PATH_BYTES as u32;
+                (*area).flags = EXEC_PATH_CUT;
+                (*area).hits = 0;
+            }
+            Err(cause::READ_FAILED)
+        }
+    }
+}
+
+/// `vfsmount` and dentry of an open file.
+#[inline(always)]
+pub(crate) fn of_file(file: Address) -> Result<(Address, Address), Unreadable> {
+    // SAFETY: points into `OFFSETS`.
+    of_path(file + unsafe { offset!(file_f_path) })
+}
+
+/// `vfsmount` and dentry of a `struct path`.
+#[inline(always)]
+pub(crate) fn of_path(path: Address) -> Result<(Address, Address), Unreadable> {
+    // SAFETY: points into `OFFSETS`.
+    unsafe { Ok((read::kernel(path + offset!(path_mnt))?, read::kernel(path + offset!(path_dentry))?)) }
+}
+
+/// Walks on from where the area says, to the end.
+#[inline(always)]
+pub(crate) fn climb(index: u32, area: *mut Scratch) -> Result<(), u32> {
     let mut turn = 0;
     // A mount point takes two turns.
     while turn < PATH_COMPONENTS as u32 * 2 {
         match walk(index) {
             MORE => turn = read::next(turn),
             DONE => {
-                // SAFETY: as above.
+                // SAFETY: the caller claimed `area`.
                 unsafe { (*area).flags &= !EXEC_PATH_CUT };
                 return Ok(());
             }
@@ -49,22 +98,22 @@ pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(
 }
 
 #[inline(always)]
-fn start(area: *mut Scratch, bprm: Address) -> Result<(), Unreadable> {
+fn start(area: *mut Scratch, mount: Address, dentry: Address) -> Result<(), Unreadable> {
     // SAFETY: `area` is claimed by the caller; offsets point into `OFFSETS`.
     unsafe {
-        let file: Address = read::kernel(bprm + offset!(linux_binprm_file))?;
-        let path = file + offset!(file_f_path);
-        let dentry: Address = read::kernel(path + offset!(path_dentry))?;
-        let mount: Address = read::kernel(path + offset!(path_mnt))?;
         (*area).mount = mount;
         (*area).root = read::kernel(mount + offset!(vfsmount_mnt_root))?;
         (*area).dentry = dentry;
         let inode: Address = read::kernel(dentry + offset!(dentry_d_inode))?;
-        (*area).inode = read::kernel(inode + offset!(inode_i_ino))?;
-        if read::kernel::<u32>(inode + offset!(inode_i_nlink))? == 0 {
-            (*area).flags |= EXEC_FILELESS;
+        // A name that is about to be given to something has no inode.
+        if inode != 0 {
+            (*area).inode = read::kernel(inode + offset!(inode_i_ino))?;
+            (*area).mode = u32::from(read::kernel::<u16>(inode + offset!(inode_i_mode))?);
+            if read::kernel::<u32>(inode + offset!(inode_i_nlink))? == 0 {
+                (*area).flags |= EXEC_FILELESS;
+            }
         }
-        let sb: Address = read::kernel(inode + offset!(inode_i_sb))?;
+        let sb: Address = read::kernel(dentry + offset!(dentry_d_sb))?;
         (*area).device = read::kernel(sb + offset!(super_block_s_dev))?;
     }
     Ok(())
@@ -81,41 +130,59 @@ extern "C" fn walk(index: u32) -> u32 {
     }
 }
 
+/// `d_parent`, `d_name` and `d_inode`, which follow each other: the loader has made sure of that.
+type Dentry = [u64; 4];
+
 #[inline(always)]
 fn step(area: *mut Scratch) -> Result<u32, Unreadable> {
     // SAFETY: the caller of `walk` claimed the area; offsets point into `OFFSETS`.
     unsafe {
         let dentry = (*area).dentry;
-        let vfsmount = (*area).mount;
-        if dentry == (*area).root {
-            let mount = vfsmount.wrapping_sub(offset!(mount_mnt));
-            let above: Address = read::kernel(mount + offset!(mount_mnt_parent))?;
-            if above == mount {
-                return top(area, mount);
-            }
-            (*area).dentry = read::kernel(mount + offset!(mount_mnt_mountpoint))?;
-            let vfsmount = above + offset!(mount_mnt);
-            (*area).mount = vfsmount;
-            (*area).root = read::kernel(vfsmount + offset!(vfsmount_mnt_root))?;
-            return Ok(MORE);
+        // Hash and length of the name are in one word.
+        let [above, hash_len, text, inode] = read::kernel::<Dentry>(dentry + offset!(dentry_d_parent))?;
+        if inode != 0 {
+            names::note(area, inode)?;
         }
-        let name = dentry + offset!(dentry_d_name);
-        // Hash and length, then the address of the text: the loader has made sure of that.
-        let [hash_len, text] = read::kernel::<[u64; 2]>(name)?;
+        if dentry == (*area).root {
+            return cross(area, dentry, above);
+        }
         let len = (hash_len >> (offset!(qstr_len) * 8)) as u32;
         if !prepend(area, text, len)? {
             return Ok(cause::PATH_TOO_LONG);
         }
         // A rename in between could have paired one name's length with the other's text.
-        if read::kernel::<[u64; 2]>(name)? != [hash_len, text] {
+        if read::kernel::<[u64; 2]>(dentry + offset!(dentry_d_name))? != [hash_len, text] {
             return Err(Unreadable);
         }
-        let above: Address = read::kernel(dentry + offset!(dentry_d_parent))?;
         if above == dentry {
-            // The root of a file system that is not the root of this mount: memfd, pipes, sockets.
-            return Ok(DONE);
+            return rootless(area);
         }
         (*area).dentry = above;
+        Ok(MORE)
+    }
+}
+
+/// From the root of a mount to what it is mounted on.
+///
+/// # Safety
+/// `area` must be claimed.
+#[inline(always)]
+unsafe fn cross(area: *mut Scratch, root: Address, above_root: Address) -> Result<u32, Unreadable> {
+    // SAFETY: the caller's promise; offsets point into `OFFSETS`.
+    unsafe {
+        if (*area).part == 0 && above_root != root {
+            (*area).part = root;
+            (*area).part_from = (*area).path;
+        }
+        let mount = (*area).mount.wrapping_sub(offset!(mount_mnt));
+        let above: Address = read::kernel(mount + offset!(mount_mnt_parent))?;
+        if above == mount {
+            return top(area, mount);
+        }
+        (*area).dentry = read::kernel(mount + offset!(mount_mnt_mountpoint))?;
+        let vfsmount = above + offset!(mount_mnt);
+        (*area).mount = vfsmount;
+        (*area).root = read::kernel(vfsmount + offset!(vfsmount_mnt_root))?;
         Ok(MORE)
     }
 }
@@ -147,26 +214,60 @@ unsafe fn prepend(area: *mut Scratch, text: Address, len: u32) -> Result<bool, U
     Ok(true)
 }
 
+/// The namespace that a mount is in. `None`: it is one of the kernel's own mounts.
+#[inline(always)]
+fn namespace(mount: Address) -> Result<Option<Address>, Unreadable> {
+    // SAFETY: points into `OFFSETS`.
+    let namespace: Address = read::kernel(mount + unsafe { offset!(mount_mnt_ns) })?;
+    // `MNT_NS_INTERNAL` is an error number in place of an address.
+    Ok((namespace <= u64::MAX - 4096).then_some(namespace))
+}
+
+/// At the root of a file system that is not the root of this mount: memfd, pipes, sockets; or a file opened by handle
+/// whose folder nobody knows.
+#[inline(always)]
+fn rootless(area: *mut Scratch) -> Result<u32, Unreadable> {
+    // SAFETY: the caller of `walk` claimed the area; offsets point into `OFFSETS`.
+    unsafe {
+        let mount = (*area).mount.wrapping_sub(offset!(mount_mnt));
+        if namespace(mount)?.is_none() {
+            (*area).place = INTERNAL;
+            return Ok(DONE);
+        }
+        prefix(area, DETACHED_COMPONENT)
+    }
+}
+
 /// At the root of a mount tree: whose is it?
 #[inline(always)]
 fn top(area: *mut Scratch, mount: Address) -> Result<u32, Unreadable> {
     // SAFETY: the caller of `walk` claimed the area; offsets point into `OFFSETS`.
     unsafe {
-        let namespace: Address = read::kernel(mount + offset!(mount_mnt_ns))?;
-        // `IS_ERR_OR_NULL`: internal mounts (memfd's, for one) have -EINVAL.
-        let prefix = if namespace == 0 || namespace > u64::MAX - 4096 {
-            DETACHED_COMPONENT
-        } else {
-            let owner: Address = read::kernel(namespace + offset!(mnt_namespace_user_ns))?;
-            if read::kernel::<u32>(owner + offset!(user_namespace_level))? == 0 {
-                return Ok(DONE);
-            }
-            USERNS_COMPONENT
+        let Some(namespace) = namespace(mount)? else {
+            (*area).place = INTERNAL;
+            return prefix(area, DETACHED_COMPONENT);
         };
-        if prepend(area, prefix.as_ptr() as Address, prefix.len() as u32)? {
-            Ok(DONE)
-        } else {
-            Ok(cause::PATH_TOO_LONG)
+        // None: it was taken out of its tree. One without a number: it was never put into one (`fsmount`, `open_tree`).
+        if namespace == 0 || read::kernel::<u64>(namespace + offset!(mnt_namespace_id))? == 0 {
+            return prefix(area, DETACHED_COMPONENT);
         }
+        let owner: Address = read::kernel(namespace + offset!(mnt_namespace_user_ns))?;
+        if read::kernel::<u32>(owner + offset!(user_namespace_level))? == 0 {
+            // The root itself.
+            let root = (*area).depth == 0;
+            return if root { prefix(area, &DETACHED_COMPONENT[..0]) } else { Ok(DONE) };
+        }
+        prefix(area, USERNS_COMPONENT)
     }
+}
+
+/// Ends the walk with a component before all others.
+///
+/// # Safety
+/// `area` must be claimed.
+#[inline(always)]
+unsafe fn prefix(area: *mut Scratch, component: &str) -> Result<u32, Unreadable> {
+    // SAFETY: the caller's promise.
+    let fits = unsafe { prepend(area, component.as_ptr() as Address, component.len() as u32)? };
+    Ok(if fits { DONE } else { cause::PATH_TOO_LONG })
 }

@@ -7,38 +7,8 @@ use sallyport_sensor_abi::kernel::Offsets;
 
 /// Written by the loader, then frozen by the kernel.
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets {
-    linux_binprm_file: 0,
-    file_f_path: 0,
-    path_mnt: 0,
-    path_dentry: 0,
-    dentry_d_parent: 0,
-    dentry_d_name: 0,
-    dentry_d_inode: 0,
-    qstr_len: 0,
-    qstr_name: 0,
-    vfsmount_mnt_root: 0,
-    mount_mnt: 0,
-    mount_mnt_parent: 0,
-    mount_mnt_mountpoint: 0,
-    mount_mnt_ns: 0,
-    mnt_namespace_user_ns: 0,
-    user_namespace_level: 0,
-    inode_i_nlink: 0,
-    inode_i_ino: 0,
-    inode_i_sb: 0,
-    super_block_s_dev: 0,
-    task_struct_tgid: 0,
-    task_struct_real_parent: 0,
-    task_struct_mm: 0,
-    task_struct_signal: 0,
-    task_struct_exit_code: 0,
-    task_struct_start_boottime: 0,
-    mm_struct_arg_start: 0,
-    mm_struct_arg_end: 0,
-    signal_struct_live: 0,
-    _pad: 0,
-};
+// SAFETY: words only; every bit pattern is a value.
+static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 
 /// Reads one offset. A macro since each must be its own volatile load: the compiler knows only zeros.
 macro_rules! offset {
@@ -63,6 +33,12 @@ pub(crate) unsafe fn load_offset(field: *const u32) -> u64 {
     u64::from(unsafe { core::ptr::read_volatile(field) })
 }
 
+/// Whether the kernel has the field that [`offset!`] was asked for.
+#[inline(always)]
+pub(crate) const fn has(offset: u64) -> bool {
+    offset != sallyport_sensor_abi::kernel::NO_OFFSET as u64
+}
+
 /// A kernel address. Not a pointer: only the helpers here may read through it.
 pub(crate) type Address = u64;
 
@@ -84,6 +60,31 @@ pub(crate) fn opaque(mut number: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn next(counter: u32) -> u32 {
     opaque(u64::from(counter) + 1) as u32
+}
+
+/// Reads eight bytes of a map value at once, aligned or not: the compiler would read them one by one.
+///
+/// # Safety
+/// They must be readable; the verifier must be able to see it.
+#[inline(always)]
+pub(crate) unsafe fn word(at: *const u8) -> u64 {
+    let value: u64;
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("{value} = *(u64 *)({at} + 0)", value = out(reg) value, at = in(reg) at, options(nostack, readonly));
+    }
+    value
+}
+
+/// An address that the verifier knows as a pointer (an argument of an LSM hook), as a plain number. Subprograms take
+/// nothing else, and 5.10 follows pointers into every branch.
+#[inline(always)]
+pub(crate) fn plain(mut address: Address) -> Address {
+    // SAFETY: only registers change; negated twice it is what it was.
+    unsafe {
+        core::arch::asm!("{0} = -{0}", "{0} = -{0}", inout(reg) address, options(nostack, nomem, preserves_flags));
+    }
+    address
 }
 
 /// Reads a `T` at kernel address `at`. Faults are caught by the kernel.

@@ -8,6 +8,7 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use sallyport_sensor_abi::{
     ARGS_BYTES, PATH_BYTES,
     event::{Exec, Header},
+    names::{Inode, NAMES_JUDGED},
 };
 
 use crate::{atomic::add32, maps::SCRATCH, read::next};
@@ -29,6 +30,18 @@ pub(crate) struct Message {
     pub(crate) tail: [u8; 2 * PATH_BYTES + 2 * ARGS_BYTES],
 }
 
+/// A registered name that the walk met.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Hit {
+    /// Key in `NAMES`.
+    pub(crate) inode: Inode,
+    /// Where the path began in [`Scratch::bytes`] when the walk was there: what follows the name.
+    pub(crate) from: u32,
+    /// Always zero.
+    pub(crate) _pad: u32,
+}
+
 /// One work area.
 #[repr(C)]
 pub(crate) struct Scratch {
@@ -36,7 +49,7 @@ pub(crate) struct Scratch {
     claim: u32,
     /// Index of the compiled policy that judges.
     pub(crate) policy: u32,
-    /// Which automaton runs: [`crate::judge::PATH`] or [`crate::judge::ARGS`].
+    /// Which automaton runs: [`crate::judge::PATH`] and the like.
     pub(crate) automaton: u32,
     /// Its state.
     pub(crate) state: u32,
@@ -60,6 +73,24 @@ pub(crate) struct Scratch {
     pub(crate) device: u32,
     /// Components of the path so far.
     pub(crate) depth: u32,
+    /// Mode of the file; 0: it does not exist.
+    pub(crate) mode: u32,
+    /// Where the walk ended: [`crate::path::IN_TREE`] and the like.
+    pub(crate) place: u32,
+    /// Path walk: the root of the first mount that shows only a part of its file system; 0: none.
+    pub(crate) part: u64,
+    /// Where the path began when the walk was there.
+    pub(crate) part_from: u32,
+    /// Registered names met, at most [`NAMES_JUDGED`].
+    pub(crate) hits: u32,
+    /// Flags of all registered names met.
+    pub(crate) name_flags: u32,
+    /// Bytes of path in the message's tail.
+    pub(crate) kept: u32,
+    /// The first registered names met.
+    pub(crate) hit: [Hit; NAMES_JUDGED as usize],
+    /// Symbols of the automaton over arguments.
+    pub(crate) symbols: [u8; 256],
     /// Path (ending at [`PATH_BYTES`]), room for one more name that the verifier thinks possible, then a chunk of
     /// arguments at [`CHUNK_AT`].
     pub(crate) bytes: [u8; BYTES],

@@ -75,7 +75,7 @@ pub struct Host {
     /// How long it may be silent, in nanoseconds, before tagged sessions can start nothing new (exec, connect, listen, Unix sockets
     /// are denied with [`crate::event::cause::SENSOR_GONE`]). 0: for ever.
     pub grace: u64,
-    /// [`HOST_UNBROKERED`].
+    /// [`HOST_UNBROKERED`] and the like.
     pub flags: u32,
     /// Always zero.
     pub _pad: u32,
@@ -83,6 +83,11 @@ pub struct Host {
 
 /// Log-ins outside of a gateway are tagged (map `UNBROKERED`).
 pub const HOST_UNBROKERED: u32 = 1;
+
+/// Some name in map `NAMES` is guarded, so what is done to files must be looked at even if policy treats all alike.
+pub const HOST_GUARDED_NAMES: u32 = 2;
+/// Some name in map `NAMES` is secret, so reading must be looked at, too.
+pub const HOST_SECRET_NAMES: u32 = 4;
 
 /// Value of map `UNBROKERED`, keyed by login uid (`u32`); key [`ANY_LOGIN`] is for those not listed. A process that executes a
 /// program, has a login uid and no tag gets this one.

@@ -15,9 +15,9 @@ use sallyport_sensor_abi::{
 
 use crate::{
     event::{Small, header},
-    judge::{self, Judge, Verdict, arena, trie},
+    judge,
     maps::tag_of,
-    read::opaque,
+    net,
 };
 
 /// Attach type `BPF_CGROUP_INET4_CONNECT`: runs in `tcp_v4_pre_connect` and `ip4_datagram` `pre_connect`.
@@ -92,69 +92,22 @@ fn finish(tag: &Tag, mut address: [u32; 4], version: u32, port: u32, protocol: u
             address[3] = 1;
         }
     }
-    let verdict = match judge::judge(tag) {
-        Err(cause) => Verdict::unjudged(cause, 0),
-        Ok(judge) => match word(judge, &address, version, port, protocol) {
-            Some(word) => Verdict { word, cause: cause::NONE, generation: judge.generation },
-            None => Verdict::unjudged(cause::READ_FAILED, judge.generation),
+    let verdict = match judge::judge_start(tag) {
+        Err(verdict) => verdict,
+        // SAFETY: a field of the policy.
+        Ok(judge) => match unsafe {
+            net::word(&judge, &raw const (*judge.policy).connect, &address, version, port, protocol)
+        } {
+            Some(word) => judge.verdict(word),
+            None => judge.unjudged(cause::READ_FAILED),
         },
     };
-    let mut bytes = [0; 16];
-    let mut i = 0;
-    while i < 4 {
-        let word = address[i].to_be_bytes();
-        bytes[i * 4] = word[0];
-        bytes[i * 4 + 1] = word[1];
-        bytes[i * 4 + 2] = word[2];
-        bytes[i * 4 + 3] = word[3];
-        i += 1;
+    if !verdict.quiet() {
+        Small {
+            header: header(kind::CONNECT, tag, verdict),
+            body: Connect { address: net::bytes(&address), port, version, protocol, op },
+        }
+        .send(tag);
     }
-    Small {
-        header: header(kind::CONNECT, tag, verdict),
-        body: Connect { address: bytes, port, version, protocol, op },
-    }
-    .send();
     if verdict.denies() { DENY } else { ALLOW }
-}
-
-#[inline(always)]
-fn word(judge: Judge, address: &[u32; 4], version: u32, port: u32, protocol: u32) -> Option<u32> {
-    // SAFETY: the policy is an entry of an array map.
-    unsafe {
-        let policy = judge.policy;
-        let base = (*policy).base;
-        let class = if version == 4 {
-            trie(base, (*policy).address4, address[0], 8)?
-        } else {
-            let mut row = (*policy).address6;
-            let mut i = 0;
-            while i < 4 {
-                row = trie(base, row, address[i], 8)?;
-                i += 1;
-            }
-            row
-        };
-        let port_class = trie(base, (*policy).port, port, 4)?;
-        let protocol_class = protocol_class(judge, protocol)?;
-        arena(
-            base.wrapping_add((*policy).connect_table).wrapping_add(
-                protocol_class
-                    .wrapping_mul((*policy).port_classes)
-                    .wrapping_add(port_class)
-                    .wrapping_mul((*policy).address_classes)
-                    .wrapping_add(class),
-            ),
-        )
-    }
-}
-
-/// Class of an IP protocol number.
-#[inline(always)]
-pub(crate) fn protocol_class(judge: Judge, protocol: u32) -> Option<u32> {
-    if protocol > 255 {
-        return None;
-    }
-    let index = (opaque(u64::from(protocol)) & 0xff) as usize;
-    // SAFETY: 256 classes; the policy is an entry of an array map.
-    Some(u32::from(unsafe { *(&raw const (*judge.policy).protocols).cast::<u8>().add(index) }))
 }

@@ -5,49 +5,67 @@
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_send_signal, macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::{
-    event::EXEC_PREVENTED,
-    policy::{KILL, NEEDS_ARGS},
+    event::{EXEC_PREVENTED, cause},
+    policy::KILL,
 };
 
 use crate::{
-    hooks::exec::{Args, busy, by_path, report},
-    judge::Verdict,
+    caller,
+    hooks::{ALLOW, EPERM, prior},
+    judge,
     maps::tag_of,
+    program::{self, Args},
     read::{self, Address},
     scratch,
 };
 
-const EPERM: i32 = 1;
-
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, bprm_check_security, struct linux_binprm *bprm)
 #[lsm(hook = "bprm_check_security")]
 pub fn sally_exec_check(ctx: LsmContext) -> i32 {
-    // The previous LSM program's answer: never weakened, and clamped to what the verifier accepts.
-    let prior: i32 = ctx.arg(1);
-    if prior != 0 {
-        return if (-4095..0).contains(&prior) { prior } else { -EPERM };
+    let before: i32 = ctx.arg(1);
+    if before != 0 {
+        return prior(before);
     }
-    let tgid = ctx.tgid();
-    let Some(tag) = tag_of(tgid) else { return 0 };
+    let Some(tag) = tag_of(ctx.tgid()) else { return ALLOW };
+    let judge = judge::judge_start(&tag);
     let Some((index, area)) = scratch::claim() else {
-        busy(&tag);
-        return -EPERM;
+        let verdict = match judge {
+            Ok(judge) => judge.unjudged(cause::BUSY),
+            Err(verdict) => verdict,
+        };
+        program::busy(&tag, verdict, EXEC_PREVENTED);
+        return if verdict.denies() { -EPERM } else { ALLOW };
     };
-    let verdict = match by_path(index, area, ctx.arg::<Address>(0), &tag) {
-        Ok((_, word)) if word & NEEDS_ARGS != 0 => None,
-        Ok((judge, word)) => {
-            let verdict = Verdict { word, cause: 0, generation: judge.generation };
-            verdict.denies().then_some(verdict)
+    let verdict = match judge {
+        Ok(judge) => {
+            // First: it needs an area of its own, and at `sched_process_exec` it cannot be found any more.
+            let caller = caller::class(&judge, &tag);
+            let resolved = program::resolve(index, area, read::plain(ctx.arg::<Address>(0)));
+            let word = match (resolved, caller) {
+                (Ok(()), Ok(caller)) => program::word(index, area, &judge, caller, None),
+                (Err(cause), _) | (_, Err(cause)) => Err(cause),
+            };
+            match word {
+                Ok(word) => judge.verdict(word),
+                Err(cause) => judge.unjudged(cause),
+            }
         }
-        Err(verdict) => Some(verdict),
+        Err(verdict) => {
+            if verdict.denies() {
+                let _ = program::resolve(index, area, read::plain(ctx.arg::<Address>(0)));
+            }
+            verdict
+        }
     };
-    if let Some(verdict) = verdict {
+    // What is allowed here is judged again, with its arguments, and reported at `sched_process_exec`.
+    let denied = verdict.denies();
+    if denied {
         if verdict.word & KILL != 0 {
             // SAFETY: no preconditions.
             unsafe { bpf_send_signal(9) };
         }
-        report(area, read::current_task(), &tag, verdict, &Args::UNKNOWN, EXEC_PREVENTED);
+        program::report(area, read::current_task(), &tag, verdict, &Args::UNKNOWN, EXEC_PREVENTED);
     }
     scratch::release(area);
-    if verdict.is_some() { -EPERM } else { 0 }
+    if denied { -EPERM } else { ALLOW }
 }

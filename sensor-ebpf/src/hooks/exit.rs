@@ -11,7 +11,7 @@ use crate::{
     atomic::add32,
     event::{Small, header},
     judge::{Verdict, session},
-    maps::{HOST, TASKS, tag_of},
+    maps::{HOST, TASKS, tag_of, unmark},
     read::{self, Address, Unreadable, offset},
 };
 
@@ -27,6 +27,7 @@ pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
     if TASKS.remove(tgid).is_err() {
         return 0;
     }
+    unmark(tgid);
     if let Some(host) = HOST.get_ptr_mut(0) {
         // SAFETY: an entry of an array map; the counter is only accessed atomically.
         unsafe { add32(&raw mut (*host).tasks, u32::MAX) };
@@ -35,7 +36,7 @@ pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
         // SAFETY: as above.
         unsafe { add32(&raw mut (*session).tasks, u32::MAX) };
     }
-    Small { header: header(kind::EXIT, &tag, Verdict::NONE), body: Exit { code, _pad: 0 } }.send();
+    Small { header: header(kind::EXIT, &tag, Verdict::NONE), body: Exit { code, _pad: 0 } }.send(&tag);
     0
 }
 

@@ -16,9 +16,10 @@ use sallyport_sensor_abi::{
 
 use crate::{
     atomic::add32,
+    caller,
     event::{Small, header},
-    judge::{Verdict, session},
-    maps::{HOST, TASKS, tag_of},
+    judge::{self, Verdict, session},
+    maps::{HOST, TASKS, mark, tag_of},
     read::{self, Address, Unreadable, offset},
 };
 
@@ -47,10 +48,13 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     if tgid == parent {
         return Ok(());
     }
-    let child_tag = Tag { started, ..*tag };
+    // The child's first act may be to start a program, when the one that it runs now can be found no more.
+    let (caller, caller_generation) = caller(tag);
+    let child_tag = Tag { started, caller, caller_generation, ..*tag };
     let mut crowded = false;
     match TASKS.insert(tgid, child_tag, u64::from(BPF_NOEXIST)) {
         Ok(()) => {
+            mark(tgid);
             if let Some(host) = HOST.get_ptr_mut(0) {
                 // SAFETY: an entry of an array map; the counter is only accessed atomically.
                 unsafe {
@@ -80,6 +84,16 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     Ok(())
 }
 
+/// The class of the program that both run, and the policy for which it holds.
+#[inline(always)]
+fn caller(tag: &Tag) -> (u32, u64) {
+    let Ok(judge) = judge::judge(tag) else { return (0, 0) };
+    match caller::class(&judge, tag) {
+        Ok(class) => (class, judge.generation),
+        Err(_) => (0, 0),
+    }
+}
+
 #[inline(always)]
 fn refuse(tag: &Tag, child_tgid: u32, child_started: u64, cause: u32) {
     // SAFETY: no preconditions. SIGKILL to the whole current process.
@@ -91,5 +105,5 @@ fn refuse(tag: &Tag, child_tgid: u32, child_started: u64, cause: u32) {
 #[inline(always)]
 fn report(tag: &Tag, child_tgid: u32, child_started: u64, verdict: Verdict) {
     Small { header: header(kind::FORK, tag, verdict), body: Fork { child_tgid, _pad: 0, child_started } }
-        .send();
+        .send(tag);
 }

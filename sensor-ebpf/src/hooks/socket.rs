@@ -13,9 +13,9 @@ use sallyport_sensor_abi::{
 
 use crate::{
     event::{Small, header},
-    hooks::connect::protocol_class,
     judge::{self, Judge, Verdict, arena, trie},
     maps::tag_of,
+    net::protocol_class,
     read::next,
 };
 
@@ -46,17 +46,26 @@ pub fn sally_socket(ctx: SockContext) -> i32 {
         // Judged where they connect or send.
         (SOCK_STREAM, TCP) | (SOCK_DGRAM, UDP) => return ALLOW,
         (SOCK_DGRAM, ICMP | ICMP6) => match judge::judge(&tag) {
-            Err(cause) => Verdict::unjudged(cause, 0),
-            Ok(judge) => match everywhere(judge, protocol) {
+            Err(verdict) => verdict,
+            Ok(judge) => match everywhere(&judge, protocol) {
                 Some(0) => return ALLOW,
-                Some(word) => Verdict { word, cause: cause::NONE, generation: judge.generation },
-                None => Verdict::unjudged(cause::READ_FAILED, judge.generation),
+                Some(word) => judge.verdict(word),
+                None => judge.unjudged(cause::READ_FAILED),
             },
         },
-        _ => Verdict::unjudged(cause::SOCKET_TYPE, 0),
+        _ => forbidden(&tag),
     };
     report(&tag, verdict, protocol);
-    DENY
+    if verdict.denies() { DENY } else { ALLOW }
+}
+
+/// The verdict on a kind of socket that sessions cannot have, whatever the policy.
+#[inline(always)]
+pub(crate) fn forbidden(tag: &Tag) -> Verdict {
+    match judge::judge(tag) {
+        Ok(judge) => judge.unjudged(cause::SOCKET_TYPE),
+        Err(verdict) => verdict,
+    }
 }
 
 /// Reports a refused socket.
@@ -66,23 +75,23 @@ pub(crate) fn report(tag: &Tag, verdict: Verdict, protocol: u32) {
         header: header(kind::CONNECT, tag, verdict),
         body: Connect { address: [0; 16], port: 0, version: 0, protocol, op: OP_SOCKET },
     }
-    .send();
+    .send(tag);
 }
 
 /// The first entry that denies `protocol` on port 0 to an address class; 0 if none does.
 #[inline(always)]
-fn everywhere(judge: Judge, protocol: u32) -> Option<u32> {
+fn everywhere(judge: &Judge, protocol: u32) -> Option<u32> {
     // SAFETY: the policy is an entry of an array map.
     unsafe {
-        let policy = judge.policy;
-        let base = (*policy).base;
-        let port_class = trie(base, (*policy).port, 0, 4)?;
-        let first = protocol_class(judge, protocol)?
-            .wrapping_mul((*policy).port_classes)
+        let net = &raw const (*judge.policy).connect;
+        let base = (*judge.policy).base;
+        let port_class = trie(base, (*net).port, 0, 4)?;
+        let first = protocol_class(net, protocol)?
+            .wrapping_mul((*net).port_classes)
             .wrapping_add(port_class)
-            .wrapping_mul((*policy).address_classes);
-        let row = base.wrapping_add((*policy).connect_table).wrapping_add(first);
-        let classes = (*policy).address_classes;
+            .wrapping_mul((*net).address_classes);
+        let row = base.wrapping_add((*net).table).wrapping_add(first);
+        let classes = (*net).address_classes;
         let mut done = 0;
         let mut turn = 0;
         while turn < 64 {

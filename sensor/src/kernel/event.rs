@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sallyport_sensor_abi::event::{self as abi, cause, kind};
-use sallyport_sensor_abi::policy::{DENY, END_SESSION, INDEX_MASK, KILL, OBSERVED, UNJUDGED, Word};
+use sallyport_sensor_abi::policy::{
+    DENY, END_SESSION, INDEX_MASK, KILL, OBSERVED, UNJUDGED, Word, file_op, operation,
+};
 
 /// What a tagged process did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +33,41 @@ pub enum Event {
         /// As `wait` has it: status << 8 | signal | core dump flag.
         code: u32,
     },
-    /// A connection, an addressed datagram, or a socket that may not be made.
+    /// A connection, an addressed datagram, a socket that is bound or listens, or one that may not be made.
     Connect {
         /// Who, and what was decided.
         head: Head,
         /// Where to.
         connect: Connect,
     },
+    /// Something done to a file or to a Unix socket.
+    File {
+        /// Who, and what was decided.
+        head: Head,
+        /// What, and to which.
+        file: File,
+    },
+    /// Something asked of the system.
+    System {
+        /// Who, and what was decided.
+        head: Head,
+        /// What.
+        system: System,
+    },
+}
+
+impl Event {
+    /// Who did it, and what was decided.
+    pub fn head(&self) -> &Head {
+        match self {
+            Self::Fork { head, .. }
+            | Self::Exec { head, .. }
+            | Self::Exit { head, .. }
+            | Self::Connect { head, .. }
+            | Self::File { head, .. }
+            | Self::System { head, .. } => head,
+        }
+    }
 }
 
 /// What every event says.
@@ -72,6 +102,10 @@ pub struct Process {
     pub gid: u32,
     /// Its name for itself, at most 15 bytes.
     pub comm: String,
+    /// Id of its cgroup (version 2).
+    pub cgroup: u64,
+    /// Who logged in, as audit has it, whatever user it is now; `None`: nobody, or the kernel does not keep it.
+    pub login_uid: Option<u32>,
 }
 
 /// What was decided.
@@ -97,6 +131,8 @@ pub enum Judgement {
     },
     /// Denied since it could not be judged.
     Unjudged(Cause),
+    /// Allowed since the session is only watched; otherwise it would have been denied since it could not be judged.
+    ObservedUnjudged(Cause),
 }
 
 impl Judgement {
@@ -125,6 +161,10 @@ pub enum Cause {
     SocketType,
     /// All work areas of the CPU were taken.
     Busy,
+    /// The sensor was silent for too long.
+    SensorGone,
+    /// It was aimed at the sensor itself.
+    Guarded,
 }
 
 impl std::fmt::Display for Cause {
@@ -138,6 +178,8 @@ impl std::fmt::Display for Cause {
             Self::TooManyTasks => "the session or the host has too many processes",
             Self::SocketType => "sessions cannot use this kind of socket",
             Self::Busy => "the host was too busy to judge it",
+            Self::SensorGone => "the sensor has not been running for too long",
+            Self::Guarded => "it was aimed at Sallyport itself",
         })
     }
 }
@@ -163,6 +205,152 @@ pub struct Exec {
     pub inode: u64,
     /// Device of the file system: major << 20 | minor.
     pub device: u32,
+    /// The file is set-uid or set-gid.
+    pub setuid: bool,
+    /// The process was tagged just now: a log-in outside of a gateway.
+    pub unbrokered: bool,
+    /// It was judged by [`Self::path`], which is another name of the file than the one that was used.
+    pub other_name: bool,
+    /// Inode number of the current folder.
+    pub cwd_inode: u64,
+    /// Device of the current folder's file system.
+    pub cwd_device: u32,
+    /// Number of the mount namespace; 0: unknown.
+    pub mount_namespace: u32,
+    /// Number of the pid namespace that children are in; 0: unknown.
+    pub pid_namespace: u32,
+    /// Audit's number for the log-in; `None`: there was none.
+    pub audit_session: Option<u32>,
+}
+
+/// Something done to a file or to a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// What.
+    pub op: FileOp,
+    /// Resolved absolute path (`@name` for abstract Unix sockets); its end only, if [`Self::path_cut`].
+    pub path: Vec<u8>,
+    /// The path is incomplete.
+    pub path_cut: bool,
+    /// The file has no name in any folder any more.
+    pub fileless: bool,
+    /// Refused before it happened; what is denied without this had happened when the process was killed.
+    pub prevented: bool,
+    /// It was judged by [`Self::path`], which is another name of the file than the one that was used.
+    pub other_name: bool,
+    /// Inode number; 0: it does not exist yet.
+    pub inode: u64,
+    /// Device of the file system: major << 20 | minor.
+    pub device: u32,
+}
+
+/// Something asked of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct System {
+    /// What.
+    pub operation: Operation,
+    /// It is done to a process that is not of the session.
+    pub outside: bool,
+    /// The process that it is done to, and when that started in nanoseconds since boot.
+    pub target: Option<(u32, u64)>,
+    /// Signal number, ptrace mode, `bpf()` command, uid, lockdown reason or the like.
+    pub detail: u32,
+}
+
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident, $module:ident: $($(#[$variant_doc:meta])* $variant:ident = $number:ident,)*) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// As Cedar policies call it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $module::NAMES[$module::$number as usize],)*
+                }
+            }
+
+            const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $($module::$number => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// What can be done to files; see [`file_op`].
+    FileOp, file_op:
+    /// Open for reading.
+    Read = READ,
+    /// Open for writing, truncate.
+    Write = WRITE,
+    /// Give a name to something.
+    Create = CREATE,
+    /// Remove a name.
+    Delete = DELETE,
+    /// Take a name away and give another.
+    Rename = RENAME,
+    /// Give another name to the file.
+    Link = LINK,
+    /// Mode, owner, extended attributes.
+    Change = CHANGE,
+    /// Map it executable.
+    Map = MAP,
+    /// Connect or send to a Unix socket.
+    Unix = UNIX,
+}
+
+numbered! {
+    /// What can be asked of the system; see [`operation`].
+    Operation, operation:
+    /// Trace another process, or read its memory.
+    Trace = TRACE,
+    /// Send a signal to another process.
+    Signal = SIGNAL,
+    /// Receive an Internet socket from outside the session.
+    ReceiveSocket = RECEIVE_SOCKET,
+    /// Mount, remount, bind, move, pivot.
+    Mount = MOUNT,
+    /// Unmount.
+    Unmount = UNMOUNT,
+    /// Change the root.
+    Chroot = CHROOT,
+    /// Make or enter a user namespace.
+    Namespace = NAMESPACE,
+    /// Change user or group ids.
+    SetUser = SET_USER,
+    /// `capset`.
+    SetCapabilities = SET_CAPABILITIES,
+    /// Kernel modules and firmware.
+    Module = MODULE,
+    /// Load another kernel.
+    Kexec = KEXEC,
+    /// `bpf()`.
+    Bpf = BPF,
+    /// `perf_event_open`.
+    Perf = PERF,
+    /// Keys of others.
+    Keyring = KEYRING,
+    /// `io_uring` in ways that leave the process.
+    IoUring = IO_URING,
+    /// Put input into a terminal.
+    TerminalInput = TERMINAL_INPUT,
+    /// Kernel memory, ports and the like.
+    KernelAccess = KERNEL_ACCESS,
+    /// Open a file by handle.
+    OpenByHandle = OPEN_BY_HANDLE,
+    /// Addresses, routes, packet filters.
+    NetworkAdmin = NETWORK_ADMIN,
+    /// Restart or stop the computer.
+    Reboot = REBOOT,
+    /// Set the clock.
+    Clock = CLOCK,
 }
 
 impl Exec {
@@ -197,6 +385,10 @@ pub enum Destination {
     Datagram(IpAddr, u16),
     /// Nowhere: the socket itself was refused.
     Socket,
+    /// The socket is bound to it.
+    Bound(IpAddr, u16),
+    /// The socket listens; there, if it is bound.
+    Listening(Option<(IpAddr, u16)>),
 }
 
 /// The bytes are not an event of this version.
@@ -259,8 +451,25 @@ impl TryFrom<&[u8]> for Event {
                     prevented: is(abi::EXEC_PREVENTED),
                     inode: body.inode,
                     device: body.device,
+                    setuid: is(abi::EXEC_SETUID),
+                    unbrokered: is(abi::EXEC_UNBROKERED),
+                    other_name: is(abi::EXEC_OTHER_NAME),
+                    cwd_inode: body.cwd_inode,
+                    cwd_device: body.cwd_device,
+                    mount_namespace: body.mount_namespace,
+                    pid_namespace: body.pid_namespace,
+                    audit_session: (body.audit_session != u32::MAX).then_some(body.audit_session),
                 };
                 Self::Exec { head, exec }
+            }
+            kind::FILE => Self::File { head, file: file(&mut bytes)? },
+            kind::SYSTEM => {
+                let body: abi::System = take(&mut bytes)?;
+                let operation = Operation::from_number(body.operation)
+                    .ok_or(DecodeError::Unknown { what: "operation", value: body.operation })?;
+                let target = (body.target_tgid != 0).then_some((body.target_tgid, body.target_started));
+                let system = System { operation, outside: body.outside != 0, target, detail: body.detail };
+                Self::System { head, system }
             }
             kind::EXIT => Self::Exit { head, code: take::<abi::Exit>(&mut bytes)?.code },
             kind::CONNECT => {
@@ -287,6 +496,8 @@ fn head(header: &abi::Header) -> Result<Head, DecodeError> {
             uid: header.uid,
             gid: header.gid,
             comm: String::from_utf8_lossy(name).into_owned(),
+            cgroup: header.cgroup,
+            login_uid: (header.login_uid != u32::MAX).then_some(header.login_uid),
         },
     })
 }
@@ -297,17 +508,8 @@ fn judgement(header: &abi::Header) -> Result<Judgement, DecodeError> {
     // Masked, so it fits.
     let rule = (word & INDEX_MASK) as u16;
     Ok(if is(UNJUDGED) {
-        Judgement::Unjudged(match header.cause {
-            cause::PATH_TOO_LONG => Cause::PathTooLong,
-            cause::ARGS_TOO_LONG => Cause::ArgsTooLong,
-            cause::READ_FAILED => Cause::ReadFailed,
-            cause::NO_POLICY => Cause::NoPolicy,
-            cause::SEALED => Cause::Sealed,
-            cause::TOO_MANY_TASKS => Cause::TooManyTasks,
-            cause::SOCKET_TYPE => Cause::SocketType,
-            cause::BUSY => Cause::Busy,
-            value => return Err(DecodeError::Unknown { what: "cause", value }),
-        })
+        let cause = cause(header.cause)?;
+        if is(DENY) { Judgement::Unjudged(cause) } else { Judgement::ObservedUnjudged(cause) }
     } else if is(DENY) {
         Judgement::Denied { rule, kill: is(KILL), end_session: is(END_SESSION) }
     } else if is(OBSERVED) {
@@ -316,6 +518,38 @@ fn judgement(header: &abi::Header) -> Result<Judgement, DecodeError> {
         Judgement::None
     } else {
         Judgement::Allowed
+    })
+}
+
+fn cause(number: u32) -> Result<Cause, DecodeError> {
+    Ok(match number {
+        cause::PATH_TOO_LONG => Cause::PathTooLong,
+        cause::ARGS_TOO_LONG => Cause::ArgsTooLong,
+        cause::READ_FAILED => Cause::ReadFailed,
+        cause::NO_POLICY => Cause::NoPolicy,
+        cause::SEALED => Cause::Sealed,
+        cause::TOO_MANY_TASKS => Cause::TooManyTasks,
+        cause::SOCKET_TYPE => Cause::SocketType,
+        cause::BUSY => Cause::Busy,
+        cause::SENSOR_GONE => Cause::SensorGone,
+        cause::GUARDED => Cause::Guarded,
+        value => return Err(DecodeError::Unknown { what: "cause", value }),
+    })
+}
+
+fn file(bytes: &mut &[u8]) -> Result<File, DecodeError> {
+    let body: abi::File = take(bytes)?;
+    let is = |flag| body.flags & flag != 0;
+    Ok(File {
+        op: FileOp::from_number(body.op)
+            .ok_or(DecodeError::Unknown { what: "file operation", value: body.op })?,
+        path: take_bytes(bytes, body.path_len)?,
+        path_cut: is(abi::EXEC_PATH_CUT),
+        fileless: is(abi::EXEC_FILELESS),
+        prevented: is(abi::EXEC_PREVENTED),
+        other_name: is(abi::EXEC_OTHER_NAME),
+        inode: body.inode,
+        device: body.device,
     })
 }
 
@@ -335,6 +569,8 @@ fn connect(body: &abi::Connect) -> Result<Connect, DecodeError> {
         (abi::OP_CONNECT, Some(address)) => Destination::Connection(address, port),
         (abi::OP_SEND, Some(address)) => Destination::Datagram(address, port),
         (abi::OP_SOCKET, None) => Destination::Socket,
+        (abi::OP_BIND, Some(address)) => Destination::Bound(address, port),
+        (abi::OP_LISTEN, address) => Destination::Listening(address.map(|address| (address, port))),
         (value, _) => return Err(unknown("operation", value)),
     };
     let protocol = u16::try_from(body.protocol).map_err(|_| unknown("protocol", body.protocol))?;
@@ -361,6 +597,21 @@ pub struct Counters {
     pub exit: KindCounters,
     /// [`Event::Connect`].
     pub connect: KindCounters,
+    /// [`Event::File`].
+    pub file: KindCounters,
+    /// [`Event::System`].
+    pub system: KindCounters,
+}
+
+/// Fuzz entry: whatever the bytes are, they are an event or an error, and an event is no larger than its bytes.
+pub fn fuzz_event(bytes: &[u8]) {
+    match Event::try_from(bytes) {
+        Ok(Event::Exec { exec, .. }) => {
+            assert!(exec.path.len() + exec.args.map_or(0, |args| args.len()) <= bytes.len());
+        }
+        Ok(Event::File { file, .. }) => assert!(file.path.len() <= bytes.len()),
+        Ok(_) | Err(_) => {}
+    }
 }
 
 #[cfg(test)]

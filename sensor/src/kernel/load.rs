@@ -1,22 +1,28 @@
 //! Starting: adopt what is pinned if it is ours, otherwise load, attach beside it, then take the old away.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, Pod};
 use sallyport_sensor_abi::kernel::{Offsets, meta};
-use sallyport_sensor_abi::session::Tag;
-use sallyport_sensor_abi::{ABI_VERSION, ARENA_BLOCKS, MAX_POLICIES, MAX_SESSIONS, TASKS_SOFT_LIMIT};
+use sallyport_sensor_abi::names::NAMED_WORDS;
+use sallyport_sensor_abi::session::TAGGED_WORDS;
+use sallyport_sensor_abi::{
+    ABI_VERSION, ARENA_BLOCKS, MAX_POLICIES, MAX_SESSIONS, MAX_TASKS, TASKS_SOFT_LIMIT,
+};
 
 use super::mapped::Mapped;
 use super::policies::Policies;
 use super::{Kernel, KernelError, KernelOptions, Mode, attach, mounts, object, offsets, pins, probe};
 
 /// The maps, in the order in which they are opened.
-const MAPS: [&str; 9] =
-    ["META", "TASKS", "SESSIONS", "HOST", "POLICIES", "ARENA", "EVENTS", "COUNTERS", "SCRATCH"];
+const MAPS: [&str; 14] = [
+    "META", "TASKS", "TAGGED", "SESSIONS", "HOST", "POLICIES", "ARENA", "EVENTS", "COUNTERS", "SCRATCH", "NAMES",
+    "NAMED", "UNBROKERED", "GUARDED",
+];
 
 /// Work areas per CPU; see `sensor-ebpf/src/scratch.rs`.
 const AREAS_PER_CPU: u32 = 4;
@@ -63,25 +69,27 @@ impl Kernel {
             }
         }
         let kernel = Self::open(pin_dir, mode, generation, lock)?;
+        kernel.mark_all()?;
         kernel.sweep()?;
+        kernel.sweep_guarded()?;
         Ok((kernel, Started { mode, adopted }))
     }
 
     fn open(pin_dir: &Path, mode: Mode, generation: u64, lock: pins::PinLock) -> Result<Self, KernelError> {
-        let tasks = HashMap::try_from(open_map(pin_dir, "TASKS")?).map_err(|source| KernelError::Map {
-            map: "TASKS",
-            action: "open",
-            source: source.into(),
-        })?;
         let counters = PerCpuArray::try_from(open_map(pin_dir, "COUNTERS")?)
             .map_err(|source| KernelError::Map { map: "COUNTERS", action: "open", source: source.into() })?;
         let kernel = Self {
             pin_dir: pin_dir.into(),
             mode,
             generation,
-            tasks: Mutex::new(tasks),
+            tasks: open_hash(pin_dir, "TASKS")?,
+            tagged: Mapped::new(&open_data(pin_dir, "TAGGED")?, "TAGGED", TAGGED_WORDS)?,
             sessions: Mapped::new(&open_data(pin_dir, "SESSIONS")?, "SESSIONS", MAX_SESSIONS)?,
             host: Mapped::new(&open_data(pin_dir, "HOST")?, "HOST", 1)?,
+            names: open_hash(pin_dir, "NAMES")?,
+            named: Mapped::new(&open_data(pin_dir, "NAMED")?, "NAMED", NAMED_WORDS)?,
+            unbrokered: open_hash(pin_dir, "UNBROKERED")?,
+            guarded: open_hash(pin_dir, "GUARDED")?,
             policies: Policies::new(
                 Mapped::new(&open_data(pin_dir, "POLICIES")?, "POLICIES", MAX_POLICIES)?,
                 Mapped::new(&open_data(pin_dir, "ARENA")?, "ARENA", ARENA_BLOCKS)?,
@@ -97,7 +105,8 @@ impl Kernel {
 
     /// Events that the programs report from now on, and those that nobody has read yet. One reader at a time.
     pub fn events(&self) -> Result<super::EventStream, KernelError> {
-        super::EventStream::open(open_map(&self.pin_dir, "EVENTS")?)
+        let sessions = Mapped::new(&open_data(&self.pin_dir, "SESSIONS")?, "SESSIONS", MAX_SESSIONS)?;
+        super::EventStream::open(open_map(&self.pin_dir, "EVENTS")?, sessions)
     }
 }
 
@@ -110,6 +119,15 @@ fn open_map(pin_dir: &Path, name: &str) -> Result<aya::maps::Map, KernelError> {
     let path = pins::map(pin_dir, name);
     aya::maps::Map::from_map_data(open_data(pin_dir, name)?)
         .map_err(|source| KernelError::Pin { path, source: source.into() })
+}
+
+fn open_hash<K: Pod, V: Pod>(
+    pin_dir: &Path,
+    name: &'static str,
+) -> Result<Mutex<HashMap<MapData, K, V>>, KernelError> {
+    HashMap::try_from(open_map(pin_dir, name)?)
+        .map(Mutex::new)
+        .map_err(|source| KernelError::Map { map: name, action: "open", source: source.into() })
 }
 
 fn choose_mode(wanted: Option<Mode>) -> Result<Mode, KernelError> {
@@ -142,9 +160,8 @@ fn discard_other_abi(pin_dir: &Path) -> Result<(), KernelError> {
     if found == u64::from(ABI_VERSION) || found == 0 {
         return Ok(());
     }
-    // Keys have been tgids in every version; the number of entries is all that is asked for.
-    let tasks = open_map(pin_dir, "TASKS").ok().and_then(|map| HashMap::<_, u32, Tag>::try_from(map).ok());
-    let tasks = tasks.map_or(0, |map| map.keys().flatten().count());
+    // Keys have been tgids in every version.
+    let tasks = open_data(pin_dir, "TASKS").map_or(0, |map| entries(&map));
     if tasks > 0 {
         return Err(KernelError::OtherAbi { path: pin_dir.into(), found, needed: ABI_VERSION, tasks });
     }
@@ -161,6 +178,40 @@ fn discard_other_abi(pin_dir: &Path) -> Result<(), KernelError> {
         }
     }
     Ok(())
+}
+
+/// How many entries a hash map with 32-bit keys has, whatever its values are (other versions have others).
+#[expect(unsafe_code, reason = "aya opens a map only if its values are of the size that it expects")]
+fn entries(map: &MapData) -> usize {
+    const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+    /// The part of `union bpf_attr` that this command has.
+    #[repr(C)]
+    struct NextKey {
+        map: u32,
+        _pad: u32,
+        key: u64,
+        next: u64,
+    }
+    let (mut key, mut next) = (0_u32, 0_u32);
+    let mut first = true;
+    let mut count = 0;
+    loop {
+        let request = NextKey {
+            map: map.fd().as_fd().as_raw_fd() as u32,
+            _pad: 0,
+            key: if first { 0 } else { (&raw const key) as u64 },
+            next: (&raw mut next) as u64,
+        };
+        // SAFETY: both keys are valid for the four bytes that the kernel reads and writes.
+        let status = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_GET_NEXT_KEY, &raw const request, size_of::<NextKey>())
+        };
+        if status != 0 || count >= MAX_TASKS as usize {
+            return count;
+        }
+        (key, first) = (next, false);
+        count += 1;
+    }
 }
 
 /// The generation that is attached, if it is complete and exactly what would be loaded.
@@ -220,6 +271,7 @@ pub(super) fn load_object(offsets: &Offsets, pin_dir: Option<&Path>) -> Result<E
         }
         None => {
             loader.map_max_entries("ARENA", 1).map_max_entries("EVENTS", 4096).map_max_entries("TASKS", 1);
+            loader.map_max_entries("TAGGED", 1).map_max_entries("GUARDED", 1).map_max_entries("UNBROKERED", 1);
         }
     }
     loader.load(object::bytes()).map_err(|error| KernelError::Load(error.into()))

@@ -6,9 +6,11 @@
 mod arena;
 mod attach;
 mod event;
+mod host;
 mod load;
 mod mapped;
 mod mounts;
+mod names;
 mod object;
 mod offsets;
 mod pins;
@@ -22,11 +24,16 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
-use sallyport_sensor_abi::session::{Host, Session, Tag};
+use sallyport_sensor_abi::names::{Inode, Name};
+use sallyport_sensor_abi::session::{Host, Session, Tag, Unbrokered};
 
-pub use event::{Cause, Connect, Counters, Destination, Event, Exec, Head, Judgement, KindCounters, Process};
+pub use event::{
+    Cause, Connect, Counters, Destination, Event, Exec, File, FileOp, Head, Judgement, KindCounters, Operation,
+    Process, System, fuzz_event,
+};
 pub use load::{LoadedPolicy, Started};
 pub use mounts::MountError;
+pub use names::name;
 pub use offsets::OffsetError;
 pub use probe::{KernelFacts, ModeFacts, probe};
 pub use ring::EventStream;
@@ -79,8 +86,14 @@ pub struct Kernel {
     mode: Mode,
     generation: u64,
     tasks: Mutex<HashMap<MapData, u32, Tag>>,
+    /// A bit for each process number; see `sallyport_sensor_abi::session::TAGGED_WORDS`.
+    tagged: Mapped<u64>,
     sessions: Mapped<Session>,
     host: Mapped<Host>,
+    names: Mutex<HashMap<MapData, Inode, Name>>,
+    named: Mapped<u64>,
+    unbrokered: Mutex<HashMap<MapData, u32, Unbrokered>>,
+    guarded: Mutex<HashMap<MapData, u32, u64>>,
     policies: policies::Policies,
     counters: PerCpuArray<MapData, u64>,
     /// Serialises session slots, and says whether a slot was freed since the last grace period.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use btf_rs::{Btf, Type};
-use sallyport_sensor_abi::kernel::Offsets;
+use sallyport_sensor_abi::kernel::{NO_OFFSET, Offsets};
 
 /// Where kernels from 5.4 on describe themselves, if built with `CONFIG_DEBUG_INFO_BTF`.
 pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -53,9 +53,17 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
             release: release.clone(),
         })
     };
+    // Kernels are built with or without some fields.
+    let optional =
+        |structure: &str, field: &str| field_offset(&btf, structure, field).unwrap_or(NO_OFFSET);
     // The programs read a name's length and address at once, as all kernels have had them so far.
     if of("qstr", "name")? != 8 || ![0, 4].contains(&of("qstr", "len")?) {
         return Err(OffsetError::NoField { structure: "qstr", field: "hash_len", release });
+    }
+    // Nor do they read parent, name and inode of a directory entry one by one.
+    let parent = of("dentry", "d_parent")?;
+    if of("dentry", "d_name")? != parent + 8 || of("dentry", "d_inode")? != parent + 24 {
+        return Err(OffsetError::NoField { structure: "dentry", field: "d_parent, d_name, d_inode", release });
     }
     Ok(Offsets {
         linux_binprm_file: of("linux_binprm", "file")?,
@@ -87,7 +95,41 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
         mm_struct_arg_start: of("mm_struct", "arg_start")?,
         mm_struct_arg_end: of("mm_struct", "arg_end")?,
         signal_struct_live: of("signal_struct", "live")?,
-        _pad: 0,
+        linux_binprm_executable: optional("linux_binprm", "executable"),
+        file_f_mode: of("file", "f_mode")?,
+        file_f_flags: of("file", "f_flags")?,
+        file_f_inode: of("file", "f_inode")?,
+        inode_i_mode: of("inode", "i_mode")?,
+        dentry_d_sb: of("dentry", "d_sb")?,
+        super_block_s_root: of("super_block", "s_root")?,
+        super_block_s_mounts: of("super_block", "s_mounts")?,
+        super_block_s_magic: of("super_block", "s_magic")?,
+        mm_struct_exe_file: of("mm_struct", "exe_file")?,
+        vm_area_struct_vm_file: of("vm_area_struct", "vm_file")?,
+        task_struct_fs: of("task_struct", "fs")?,
+        task_struct_files: of("task_struct", "files")?,
+        task_struct_nsproxy: of("task_struct", "nsproxy")?,
+        files_struct_fdt: of("files_struct", "fdt")?,
+        fdtable_fd: of("fdtable", "fd")?,
+        fdtable_max_fds: of("fdtable", "max_fds")?,
+        fs_struct_pwd: of("fs_struct", "pwd")?,
+        nsproxy_mnt_ns: of("nsproxy", "mnt_ns")?,
+        nsproxy_pid_ns_for_children: of("nsproxy", "pid_ns_for_children")?,
+        mnt_namespace_ns: of("mnt_namespace", "ns")?,
+        pid_namespace_ns: of("pid_namespace", "ns")?,
+        ns_common_inum: of("ns_common", "inum")?,
+        mnt_namespace_id: match optional("mnt_namespace", "seq") {
+            NO_OFFSET => of("mnt_namespace", "ns")? + of("ns_common", "ns_id")?,
+            seq => seq,
+        },
+        task_struct_loginuid: optional("task_struct", "loginuid"),
+        task_struct_sessionid: optional("task_struct", "sessionid"),
+        mount_mnt_instance: match optional("mount", "mnt_instance") {
+            NO_OFFSET => 0,
+            instance => instance,
+        },
+        path_rename_arguments: arguments(&btf, "bpf_lsm_path_rename").unwrap_or(5),
+        xattr_dentry: u32::from(arguments(&btf, "bpf_lsm_inode_removexattr").unwrap_or(3) == 3),
     })
 }
 
@@ -97,6 +139,17 @@ fn field_offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
     btf.resolve_types_by_name(structure).ok()?.iter().find_map(|r#type| match r#type {
         Type::Struct(found) => within(btf, found, field, 0),
         _ => None,
+    })
+}
+
+/// How many arguments a function has.
+fn arguments(btf: &Btf, function: &str) -> Option<u32> {
+    btf.resolve_types_by_name(function).ok()?.iter().find_map(|r#type| {
+        let Type::Func(found) = r#type else { return None };
+        match btf.resolve_chained_type(found).ok()? {
+            Type::FuncProto(prototype) => u32::try_from(prototype.parameters.len()).ok(),
+            _ => None,
+        }
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
 use sallyport_sensor_abi::MAX_SESSIONS;
-use sallyport_sensor_abi::session::{Host, SESSION_SEALED, Session, Tag};
+use sallyport_sensor_abi::session::{Host, SESSION_MONITORED, SESSION_SEALED, Session, Tag};
 
 use super::mapped::grace_period;
 use super::{Kernel, KernelError};
@@ -27,6 +27,12 @@ pub struct OpenSession {
     pub tasks: u32,
     /// How many it may have.
     pub task_limit: u32,
+    /// Nothing is denied, only reported.
+    pub monitored: bool,
+    /// Bytes of its events in the ring.
+    pub queued: u64,
+    /// Events of its that were lost.
+    pub lost: u64,
 }
 
 /// A tagged process.
@@ -46,6 +52,26 @@ pub struct TaggedTask {
 impl Kernel {
     /// Opens a session that is judged by the policy in `policy_slot` and may have `task_limit` processes.
     pub fn open_session(&self, number: u64, policy_slot: u32, task_limit: u32) -> Result<(), KernelError> {
+        self.open_with(number, policy_slot, task_limit, 0)
+    }
+
+    /// As [`Self::open_session`], but nothing is denied: what would be is reported as observed.
+    pub fn open_monitored_session(
+        &self,
+        number: u64,
+        policy_slot: u32,
+        task_limit: u32,
+    ) -> Result<(), KernelError> {
+        self.open_with(number, policy_slot, task_limit, SESSION_MONITORED)
+    }
+
+    fn open_with(
+        &self,
+        number: u64,
+        policy_slot: u32,
+        task_limit: u32,
+        flags: u32,
+    ) -> Result<(), KernelError> {
         self.require_policy(policy_slot)?;
         let mut freed = self.freed_session.lock().unwrap_or_else(PoisonError::into_inner);
         if number == 0 || self.slot(number).is_some() {
@@ -58,7 +84,8 @@ impl Kernel {
         let slot = (0..MAX_SESSIONS)
             .find(|slot| self.number(*slot).load(Ordering::SeqCst) == 0)
             .ok_or(KernelError::Full { what: "sessions", limit: MAX_SESSIONS })?;
-        self.sessions.write(slot, &Session { policy: policy_slot, task_limit, ..Session::default() });
+        let session = Session { policy: policy_slot, flags, task_limit, ..Session::default() };
+        self.sessions.write(slot, &session);
         self.number(slot).store(number, Ordering::SeqCst);
         Ok(())
     }
@@ -98,6 +125,9 @@ impl Kernel {
                 sealed: session.flags & SESSION_SEALED != 0,
                 tasks: session.tasks,
                 task_limit: session.task_limit,
+                monitored: session.flags & SESSION_MONITORED != 0,
+                queued: session.queued,
+                lost: session.lost,
             })
             .collect()
     }
@@ -128,6 +158,7 @@ impl Kernel {
                 _ => KernelError::Map { map: "TASKS", action: "write to", source: error.into() },
             });
         }
+        self.mark(tgid);
         // Had it ended before the tag was there, nothing would ever remove the tag, and whoever gets its number
         // next would be judged.
         if self::started(tgid) != Some(started) {
@@ -143,6 +174,12 @@ impl Kernel {
         let Ok(tag) = map.get(&tgid, 0) else { return Ok(()) };
         // Whoever removes it counts it: the exit hook may be first.
         if map.remove(&tgid).is_ok() {
+            let (word, bit) = self.tagged_bit(tgid);
+            word.fetch_and(!bit, Ordering::SeqCst);
+            // Its number could have been given to another process of a session, which then found the bit set.
+            if map.get(&tgid, 0).is_ok() {
+                word.fetch_or(bit, Ordering::SeqCst);
+            }
             self.host_tasks().fetch_sub(1, Ordering::SeqCst);
             if self.slot(tag.session) == Some(tag.slot) {
                 self.word(tag.slot, offset_of!(Session, tasks)).fetch_sub(1, Ordering::SeqCst);
@@ -177,6 +214,24 @@ impl Kernel {
         self.host_tasks().load(Ordering::SeqCst)
     }
 
+    /// Sets a process's bit, after its entry is there.
+    fn mark(&self, tgid: u32) {
+        let (word, bit) = self.tagged_bit(tgid);
+        word.fetch_or(bit, Ordering::SeqCst);
+    }
+
+    /// Makes bits and entries agree, after a sensor was killed between the two.
+    pub(super) fn mark_all(&self) -> Result<(), KernelError> {
+        for task in self.tasks()? {
+            self.mark(task.tgid);
+        }
+        Ok(())
+    }
+
+    fn tagged_bit(&self, tgid: u32) -> (&AtomicU64, u64) {
+        (self.tagged.double_word(tgid / 64, 0), 1 << (tgid % 64))
+    }
+
     fn tasks_map(&self) -> MutexGuard<'_, HashMap<MapData, u32, Tag>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,7 +240,7 @@ impl Kernel {
         self.host.word(0, offset_of!(Host, tasks))
     }
 
-    fn slot(&self, number: u64) -> Option<u32> {
+    pub(super) fn slot(&self, number: u64) -> Option<u32> {
         (0..MAX_SESSIONS).find(|slot| number != 0 && self.number(*slot).load(Ordering::SeqCst) == number)
     }
 
@@ -200,7 +255,7 @@ impl Kernel {
 
 /// When a process that is not a zombie started, in nanoseconds since boot, to a hundredth of a second.
 #[expect(unsafe_code, reason = "`sysconf` is not in `nix` with the features used")]
-fn started(tgid: u32) -> Option<u64> {
+pub(super) fn started(tgid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
     // The name, in parentheses, can hold anything; state is the first field after it, start time the 20th.
     let fields: Vec<_> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();

@@ -37,6 +37,8 @@ impl Kernel {
             exec: pair(kind::EXEC)?,
             exit: pair(kind::EXIT)?,
             connect: pair(kind::CONNECT)?,
+            file: pair(kind::FILE)?,
+            system: pair(kind::SYSTEM)?,
         })
     }
 

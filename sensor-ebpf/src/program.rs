@@ -1,0 +1,353 @@
+//! The judgement of programs, shared by `bprm_check_security` and `sched_process_exec`.
+
+use sallyport_sensor_abi::{
+    ARGS_BYTES, ARGS_JUDGED, PATH_BYTES,
+    event::{
+        EXEC_ARGS_CUT, EXEC_ARGS_UNKNOWN, EXEC_FILELESS, EXEC_OTHER_NAME, EXEC_PATH_CUT, EXEC_SETUID, Exec,
+        cause, kind,
+    },
+    policy::{
+        ARGS_EOI, ARGS_ROW_WORDS, ARGS_START, ARGS_SYMBOLS, ARGS_TABLE, DENY, EXEC_INDEX_SETUID,
+        EXEC_INDICES, INDEX_MASK, NEEDS_ARGS, Word,
+    },
+    session::Tag,
+};
+
+use crate::{
+    event,
+    judge::{self, ARGS, Judge, PATH, Verdict},
+    names, path,
+    read::{self, Address, Unreadable, offset},
+    scratch::{CHUNK_AT, Scratch},
+};
+
+/// Bytes before the variable part of the event.
+const FIXED: u64 = (size_of::<sallyport_sensor_abi::event::Header>() + size_of::<Exec>()) as u64;
+
+/// Where the arguments are in the new program's memory.
+pub(crate) struct Args {
+    start: Address,
+    /// Without the last terminating zero.
+    total: u32,
+    known: bool,
+}
+
+impl Args {
+    /// Not there yet.
+    pub(crate) const UNKNOWN: Self = Self { start: 0, total: 0, known: false };
+
+    /// Finds the arguments of the new program.
+    #[inline(always)]
+    pub(crate) fn locate(task: Address) -> Self {
+        Self::try_locate(task).unwrap_or(Self::UNKNOWN)
+    }
+
+    #[inline(always)]
+    fn try_locate(task: Address) -> Result<Self, Unreadable> {
+        // SAFETY: offsets point into `OFFSETS`.
+        unsafe {
+            let mm: Address = read::kernel(task + offset!(task_struct_mm))?;
+            let start: Address = read::kernel(mm + offset!(mm_struct_arg_start))?;
+            let end: Address = read::kernel(mm + offset!(mm_struct_arg_end))?;
+            if start == 0 || end < start {
+                return Err(Unreadable);
+            }
+            let bytes = end - start;
+            let known = bytes <= u64::from(u32::MAX);
+            // The kernel's limit is 6 MiB; the last byte is a terminating zero.
+            Ok(Self { start, total: if bytes == 0 || !known { 0 } else { bytes as u32 - 1 }, known })
+        }
+    }
+}
+
+/// Resolves the file of `bprm` into the area, with what the event says of it.
+#[inline(always)]
+pub(crate) fn resolve(index: u32, area: *mut Scratch, bprm: Address) -> Result<(), u32> {
+    // SAFETY: points into `OFFSETS`.
+    let file = read::kernel::<Address>(bprm + unsafe { offset!(linux_binprm_file) });
+    let resolved = match file {
+        Ok(file) => path::resolve_file(index, area, file),
+        Err(Unreadable) => path::resolve_file(index, area, 0),
+    };
+    keep(area);
+    resolved
+}
+
+/// Judges the program whose path is in the area. Without `args`, rules on arguments are left undecided: [`NEEDS_ARGS`].
+#[inline(always)]
+pub(crate) fn word(
+    index: u32,
+    area: *mut Scratch,
+    judge: &Judge,
+    caller: u32,
+    args: Option<&Args>,
+) -> Result<Word, u32> {
+    // SAFETY: `area` is claimed.
+    unsafe { (*area).policy = judge.slot };
+    let first = one_name(index, area, judge, caller, args)?;
+    // SAFETY: as above.
+    let (hits, part) = unsafe { ((*area).hits, (*area).part) };
+    if first & DENY != 0 || hits == 0 && part == 0 {
+        return Ok(first);
+    }
+    if let Some(word) = other_names(index, area, judge, caller, args)? {
+        return Ok(word);
+    }
+    if names::inside(index, area).is_some()
+        && let Some(word) = other_names(index, area, judge, caller, args)?
+    {
+        return Ok(word);
+    }
+    Ok(first)
+}
+
+/// The first denial among the registered names that were met.
+#[inline(always)]
+fn other_names(
+    index: u32,
+    area: *mut Scratch,
+    judge: &Judge,
+    caller: u32,
+    args: Option<&Args>,
+) -> Result<Option<Word>, u32> {
+    let mut which = 0;
+    while which < sallyport_sensor_abi::names::NAMES_JUDGED {
+        // SAFETY: `area` is claimed.
+        if which >= unsafe { core::ptr::read_volatile(&raw const (*area).hits) } {
+            break;
+        }
+        if names::take(area, which).is_some() {
+            let word = one_name(index, area, judge, caller, args)?;
+            if word & DENY != 0 {
+                keep(area);
+                // SAFETY: as above.
+                unsafe { (*area).flags |= EXEC_OTHER_NAME };
+                return Ok(Some(word));
+            }
+        }
+        which = read::next(which);
+    }
+    Ok(None)
+}
+
+#[inline(always)]
+fn one_name(
+    index: u32,
+    area: *mut Scratch,
+    judge: &Judge,
+    caller: u32,
+    args: Option<&Args>,
+) -> Result<Word, u32> {
+    let word = by_path(index, area, judge, caller).ok_or(cause::READ_FAILED)?;
+    match args {
+        Some(args) if word & NEEDS_ARGS != 0 => by_args(index, area, judge, word & INDEX_MASK, args),
+        _ => Ok(word),
+    }
+}
+
+#[inline(always)]
+fn by_path(index: u32, area: *mut Scratch, judge: &Judge, caller: u32) -> Option<Word> {
+    let class = judge::path_class(index, PATH)?;
+    // SAFETY: `area` is claimed; the policy is an entry of an array map.
+    unsafe {
+        let flags = (*area).flags & EXEC_FILELESS | if is_setuid(area) { EXEC_INDEX_SETUID } else { 0 };
+        let policy = judge.policy;
+        judge::arena(
+            (*policy)
+                .base
+                .wrapping_add((*policy).exec_table)
+                .wrapping_add(
+                    class.wrapping_mul(EXEC_INDICES).wrapping_add(flags).wrapping_mul((*policy).caller.classes),
+                )
+                .wrapping_add(caller),
+        )
+    }
+}
+
+/// Set-uid, or set-gid in the sense that it gives another group.
+#[inline(always)]
+fn is_setuid(area: *const Scratch) -> bool {
+    // SAFETY: `area` is claimed.
+    let mode = unsafe { (*area).mode };
+    mode & 0o4000 != 0 || mode & 0o2010 == 0o2010
+}
+
+#[inline(always)]
+fn by_args(index: u32, area: *mut Scratch, judge: &Judge, row: u32, args: &Args) -> Result<Word, u32> {
+    if !args.known {
+        return Err(cause::READ_FAILED);
+    }
+    if args.total as usize > ARGS_JUDGED {
+        return Err(cause::ARGS_TOO_LONG);
+    }
+    // SAFETY: `area` is claimed; the policy is an entry of an array map.
+    let (base, rows) = unsafe { ((*judge.policy).base, (*judge.policy).args_rows) };
+    let row = base.wrapping_add(rows).wrapping_add(row.wrapping_mul(ARGS_ROW_WORDS));
+    let field = |at| judge::arena(row.wrapping_add(at)).ok_or(cause::READ_FAILED);
+    let symbols = judge::arena_address(row.wrapping_add(ARGS_SYMBOLS)).ok_or(cause::READ_FAILED)?;
+    // SAFETY: as above; `symbols` has 256 bytes. Blocks of the arena follow each other in memory.
+    unsafe {
+        read::kernel_bytes((&raw mut (*area).symbols).cast(), 256, symbols).map_err(|Unreadable| cause::READ_FAILED)?;
+        (*area).automaton = ARGS;
+        (*area).state = field(ARGS_START)?;
+        let mut done = 0;
+        let mut chunk = 0;
+        while chunk < (ARGS_JUDGED / ARGS_BYTES) as u32 {
+            let left = args.total - done;
+            if left == 0 {
+                break;
+            }
+            let len = if left > ARGS_BYTES as u32 { ARGS_BYTES as u32 } else { left };
+            if read_chunk(area, args.start + u64::from(done), len).is_err() {
+                return Err(cause::READ_FAILED);
+            }
+            (*area).from = CHUNK_AT;
+            (*area).left = len;
+            judge::run::<{ ARGS_BYTES as u32 / judge::STEP }>(index, area).ok_or(cause::READ_FAILED)?;
+            done += len;
+            chunk = read::next(chunk);
+        }
+        let class = judge::class(area, judge.policy, field(ARGS_EOI)?).ok_or(cause::READ_FAILED)?;
+        judge::arena(base.wrapping_add(field(ARGS_TABLE)?).wrapping_add(class)).ok_or(cause::READ_FAILED)
+    }
+}
+
+/// Reads arguments to where the automaton looks for them.
+#[inline(always)]
+unsafe fn read_chunk(area: *mut Scratch, at: Address, len: u32) -> Result<(), Unreadable> {
+    let len = (read::opaque(u64::from(len)) & (2 * ARGS_BYTES as u64 - 1)) as u32;
+    // SAFETY: `bytes` has twice `ARGS_BYTES` from `CHUNK_AT`.
+    unsafe { read::user_bytes((&raw mut (*area).bytes).cast::<u8>().add(CHUNK_AT as usize), len, at) }
+}
+
+/// Copies the area's path to where the event has it.
+#[inline(always)]
+pub(crate) fn keep(area: *mut Scratch) {
+    // SAFETY: `area` is claimed.
+    unsafe {
+        let tail = (&raw mut (*area).message.tail).cast::<u8>();
+        (*area).kept = copy_path(area, tail);
+    }
+}
+
+/// Copies the area's path; returns its length.
+///
+/// # Safety
+/// `into` must have room for twice `PATH_BYTES`; the verifier must be able to see it.
+#[inline(always)]
+pub(crate) unsafe fn copy_path(area: *const Scratch, into: *mut u8) -> u32 {
+    // SAFETY: `area` is claimed; the caller's promise.
+    unsafe {
+        let from = read::opaque(u64::from((*area).path)) & 0x1fff;
+        let len = (PATH_BYTES as u64).wrapping_sub(from) as u32;
+        let path: Address = (&raw const (*area).bytes).cast::<u8>().add(from as usize) as Address;
+        if len as usize > PATH_BYTES || read::kernel_bytes(into, len, path).is_err() { 0 } else { len }
+    }
+}
+
+/// Sends the event from the area.
+#[inline(always)]
+pub(crate) fn report(
+    area: *mut Scratch,
+    task: Address,
+    tag: &Tag,
+    verdict: Verdict,
+    args: &Args,
+    flags: u32,
+) {
+    if verdict.quiet() {
+        return;
+    }
+    // SAFETY: `area` is claimed.
+    unsafe {
+        let mut flags = flags | (*area).flags;
+        if is_setuid(area) {
+            flags |= EXEC_SETUID;
+        }
+        let message = &raw mut (*area).message;
+        let tail = (&raw mut (*message).tail).cast::<u8>();
+        let path_len = (*area).kept;
+        let mut args_len = if args.total as usize > ARGS_BYTES { ARGS_BYTES as u32 } else { args.total };
+        if args.known {
+            let at = read::opaque(u64::from(path_len)) & (2 * PATH_BYTES as u64 - 1);
+            let len = read::opaque(u64::from(args_len)) & (2 * ARGS_BYTES as u64 - 1);
+            if read::user_bytes(tail.add(at as usize), len as u32, args.start).is_err() {
+                args_len = 0;
+                flags |= EXEC_ARGS_UNKNOWN;
+            } else if args_len < args.total {
+                flags |= EXEC_ARGS_CUT;
+            }
+        } else {
+            args_len = 0;
+            flags |= EXEC_ARGS_UNKNOWN;
+        }
+        (*message).header = event::header(kind::EXEC, tag, verdict);
+        let exec = &raw mut (*message).exec;
+        (*exec).flags = flags;
+        (*exec).inode = (*area).inode;
+        (*exec).device = (*area).device;
+        (*exec).path_len = path_len;
+        (*exec).args_len = args_len;
+        (*exec).args_total = args.total;
+        surroundings(task, exec);
+        // Always so; the verifier wants to see it.
+        let len = read::opaque(FIXED + u64::from(path_len) + u64::from(args_len));
+        if len <= FIXED + (PATH_BYTES + ARGS_BYTES) as u64 {
+            event::send(kind::EXEC, tag, verdict.word, message.cast(), len);
+        }
+    }
+}
+
+/// What is around the program: parent, current folder, namespaces, audit session. What cannot be read stays zero.
+///
+/// # Safety
+/// `exec` must be writable.
+#[inline(always)]
+unsafe fn surroundings(task: Address, exec: *mut Exec) {
+    // SAFETY: the caller's promise; offsets point into `OFFSETS`.
+    unsafe {
+        let parent = read::kernel::<Address>(task + offset!(task_struct_real_parent)).unwrap_or(0);
+        (*exec).parent_tgid = read::kernel::<u32>(parent + offset!(task_struct_tgid)).unwrap_or(0);
+        let (inode, device) = folder(task).unwrap_or((0, 0));
+        (*exec).cwd_inode = inode;
+        (*exec).cwd_device = device;
+        let proxy = read::kernel::<Address>(task + offset!(task_struct_nsproxy)).unwrap_or(0);
+        (*exec).mount_namespace =
+            number(proxy + offset!(nsproxy_mnt_ns), offset!(mnt_namespace_ns)).unwrap_or(0);
+        (*exec).pid_namespace =
+            number(proxy + offset!(nsproxy_pid_ns_for_children), offset!(pid_namespace_ns)).unwrap_or(0);
+        let session = offset!(task_struct_sessionid);
+        (*exec).audit_session =
+            if read::has(session) { read::kernel(task + session).unwrap_or(u32::MAX) } else { u32::MAX };
+    }
+}
+
+#[inline(always)]
+fn folder(task: Address) -> Result<(u64, u32), Unreadable> {
+    // SAFETY: offsets point into `OFFSETS`.
+    unsafe {
+        let fs: Address = read::kernel(task + offset!(task_struct_fs))?;
+        let dentry: Address = read::kernel(fs + offset!(fs_struct_pwd) + offset!(path_dentry))?;
+        let inode: Address = read::kernel(dentry + offset!(dentry_d_inode))?;
+        let sb: Address = read::kernel(inode + offset!(inode_i_sb))?;
+        Ok((read::kernel(inode + offset!(inode_i_ino))?, read::kernel(sb + offset!(super_block_s_dev))?))
+    }
+}
+
+/// The number of the namespace to which there is a pointer at `at`.
+#[inline(always)]
+fn number(at: Address, common: u64) -> Result<u32, Unreadable> {
+    let namespace: Address = read::kernel(at)?;
+    // SAFETY: points into `OFFSETS`.
+    read::kernel(namespace + common + unsafe { offset!(ns_common_inum) })
+}
+
+/// The event of a program that was refused or killed since no area was free.
+#[inline(always)]
+pub(crate) fn busy(tag: &Tag, verdict: Verdict, flags: u32) {
+    event::Small {
+        header: event::header(kind::EXEC, tag, verdict),
+        body: Exec { flags: flags | EXEC_ARGS_UNKNOWN | EXEC_PATH_CUT, ..Exec::default() },
+    }
+    .send(tag);
+}
