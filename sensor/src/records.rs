@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use sallyport_evidence::record::{
-    Decision, Endpoint, Identity, Kind, Loss, Outcome, Process, Record, SCHEMA, Session, Source,
+    Decision, Endpoint, Identity, Kind, Loss, Outcome, Process, Record, Session, Source,
 };
 
 use crate::clock;
@@ -45,20 +45,12 @@ pub struct Recorder {
 #[must_use]
 pub fn blank(kind: Kind, host: &str, time_ns: u64, boot_ns: u64) -> Record {
     Record {
-        schema: SCHEMA,
         // The spool numbers it.
         source: Source { maker: host.into(), boot: String::new(), seq: 0 },
-        kind,
         time_ns,
         boot_ns,
         host: Some(host.into()),
-        identity: None,
-        session: None,
-        decision: None,
-        process: None,
-        endpoint: None,
-        loss: None,
-        message: None,
+        ..Record::empty(kind)
     }
 }
 

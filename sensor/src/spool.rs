@@ -347,7 +347,17 @@ impl Writer {
 fn is_reserved(record: &Record) -> bool {
     match &record.decision {
         Some(decision) => decision.outcome != Outcome::Allowed,
-        None => !matches!(record.kind, Kind::Fork | Kind::Exit | Kind::Exec | Kind::Connect),
+        None => !matches!(
+            record.kind,
+            Kind::Fork
+                | Kind::Exit
+                | Kind::Exec
+                | Kind::Connect
+                | Kind::Listen
+                | Kind::File
+                | Kind::System
+                | Kind::Executable
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Kinds as they are written in records and in `--kind`.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 17] = [
     "sign_in",
     "session_open",
     "session_close",
@@ -19,6 +19,10 @@ pub const KINDS: [&str; 13] = [
     "exec",
     "exit",
     "connect",
+    "listen",
+    "file",
+    "system",
+    "executable",
     "policy",
     "sensor",
     "loss",
@@ -95,7 +99,10 @@ pub fn what(record: &Record) -> String {
                 record.process.as_ref().map(|process| text::safe(&process.status, 20)).unwrap_or_default();
             said(format!("exit {status} {}", program(record)).trim())
         }
-        Kind::Connect => said(&endpoint(record)),
+        Kind::Connect | Kind::Listen => said(&endpoint(record)),
+        Kind::File => said(&file(record)),
+        Kind::System => said(&system(record)),
+        Kind::Executable => said(&executable(record)),
         Kind::Policy => said("policy"),
         Kind::Sensor => said("sensor"),
         Kind::Loss => match &record.loss {
@@ -147,20 +154,50 @@ fn endpoint(record: &Record) -> String {
     } else {
         endpoint.address.clone()
     };
-    let by = record
-        .process
-        .as_ref()
-        .map(|process| if process.path.is_empty() { &process.comm } else { &process.path });
-    let by = by
-        .filter(|path| !path.is_empty())
-        .map(|path| format!(" by {}", text::safe(path, 200)))
-        .unwrap_or_default();
+    let by = by(record);
     format!(
         "{} {} {}{by}",
         text::safe(op, 10),
         text::safe(&endpoint.protocol, 10),
         text::safe(&format!("{address}:{}", endpoint.port), 60)
     )
+}
+
+/// ` by /usr/bin/curl`: the program that did it.
+fn by(record: &Record) -> String {
+    let Some(process) = &record.process else { return String::new() };
+    let path = if process.path.is_empty() { &process.comm } else { &process.path };
+    if path.is_empty() { String::new() } else { format!(" by {}", text::safe(path, 200)) }
+}
+
+fn file(record: &Record) -> String {
+    let Some(file) = &record.file else { return "file".to_owned() };
+    // `read_file` reads better without its object, `map_code` and `connect_unix` do not.
+    let op = file.op.strip_suffix("_file").unwrap_or(&file.op).replace('_', " ");
+    let cut = if file.path_cut { "…" } else { "" };
+    let name = if file.other_name { " (reached by another name)" } else { "" };
+    let fileless = if file.fileless { " (fileless)" } else { "" };
+    format!("{} {cut}{}{name}{fileless}{}", text::safe(&op, 20), text::safe(&file.path, 200), by(record))
+}
+
+fn system(record: &Record) -> String {
+    let Some(system) = &record.system else { return "system".to_owned() };
+    let mut shown = text::safe(&system.operation, 30);
+    if !system.detail.is_empty() {
+        shown.push_str(&format!(" ({})", text::safe(&system.detail, 60)));
+    }
+    if let Some(pid) = system.target_pid {
+        shown.push_str(&format!(" on process {pid}"));
+    }
+    if system.outside {
+        shown.push_str(" outside of the session");
+    }
+    shown + &by(record)
+}
+
+fn executable(record: &Record) -> String {
+    let Some(process) = &record.process else { return "executable".to_owned() };
+    format!("executable {} has SHA-256 {}", text::safe(&process.path, 200), text::safe(&process.sha256, 64))
 }
 
 /// The verdict, where it is worth a word.
@@ -184,118 +221,4 @@ pub fn judged(out: Out, decision: &Decision) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use sallyport_evidence::record::{Endpoint, Identity, Process, Session, Source};
-
-    use super::*;
-
-    const PLAIN: Out = Out { json: false, colour: false };
-
-    fn record(kind: Kind) -> Record {
-        Record {
-            schema: 1,
-            source: Source { maker: "web-1".to_owned(), boot: "b".to_owned(), seq: 1 },
-            kind,
-            time_ns: 1_795_352_934_123_000_000,
-            boot_ns: 0,
-            host: Some("web-1".to_owned()),
-            identity: Some(Identity { user: "alice@example.org".to_owned(), ..Identity::default() }),
-            session: Some(Session {
-                id: "s".to_owned(),
-                local_user: "root".to_owned(),
-                ..Session::default()
-            }),
-            decision: None,
-            process: None,
-            endpoint: None,
-            loss: None,
-            message: None,
-        }
-    }
-
-    #[test]
-    fn a_denied_program() {
-        let mut record = record(Kind::Exec);
-        record.process = Some(Process {
-            path: "/usr/bin/nmap".to_owned(),
-            args: vec!["nmap".to_owned(), "-sS".to_owned(), "10.0.0.0/8".to_owned()],
-            ..Process::default()
-        });
-        record.decision = Some(Decision {
-            action: "exec".to_owned(),
-            outcome: Outcome::Blocked,
-            policy: "ab".to_owned(),
-            rule: "no-scanners".to_owned(),
-            reason: "not here".to_owned(),
-            point: "kernel-lsm".to_owned(),
-        });
-        assert_eq!(
-            line(PLAIN, 12, &record),
-            "2026-11-22 13:08:54.123Z  alice@example.org  root@web-1  exec /usr/bin/nmap -sS 10.0.0.0/8  \
-             BLOCKED by rule \"no-scanners\": not here  #12"
-        );
-        assert!(is_bad(&record));
-    }
-
-    #[test]
-    fn a_connection_and_a_liar() {
-        let mut connect = record(Kind::Connect);
-        connect.endpoint = Some(Endpoint {
-            address: "2001:db8::1".to_owned(),
-            port: 443,
-            protocol: "tcp".to_owned(),
-            op: "connect".to_owned(),
-        });
-        assert_eq!(what(&connect), "connect tcp [2001:db8::1]:443");
-        let mut exec = record(Kind::Exec);
-        exec.process =
-            Some(Process { path: "/tmp/x".to_owned(), args: vec!["sshd".to_owned()], ..Process::default() });
-        assert_eq!(what(&exec), "exec /tmp/x (as sshd)");
-        exec.process = Some(Process {
-            path: "/usr/bin/bash".to_owned(),
-            args: vec!["-bash".to_owned()],
-            ..Process::default()
-        });
-        assert_eq!(what(&exec), "exec /usr/bin/bash");
-    }
-
-    #[test]
-    fn nothing_in_a_record_reaches_the_terminal_raw() {
-        let evil = "\x1b[2J\r\n\u{9b}1m";
-        let mut record = record(Kind::Exec);
-        record.host = Some(evil.to_owned());
-        record.message = Some(evil.to_owned());
-        record.identity =
-            Some(Identity { user: evil.to_owned(), on_behalf_of: evil.to_owned(), ..Identity::default() });
-        record.session =
-            Some(Session { local_user: evil.to_owned(), client: evil.to_owned(), ..Session::default() });
-        record.process = Some(Process {
-            path: format!("/bin/{evil}"),
-            args: vec![evil.to_owned(); 3],
-            status: evil.to_owned(),
-            comm: evil.to_owned(),
-            ..Process::default()
-        });
-        record.endpoint = Some(Endpoint {
-            address: evil.to_owned(),
-            protocol: evil.to_owned(),
-            op: evil.to_owned(),
-            port: 1,
-        });
-        record.decision = Some(Decision {
-            action: evil.to_owned(),
-            outcome: Outcome::Killed,
-            policy: evil.to_owned(),
-            rule: evil.to_owned(),
-            reason: evil.to_owned(),
-            point: evil.to_owned(),
-        });
-        for kind in
-            [Kind::SignIn, Kind::SessionOpen, Kind::Exec, Kind::Exit, Kind::Fork, Kind::Connect, Kind::Policy]
-        {
-            record.kind = kind;
-            let shown = line(PLAIN, 1, &record);
-            assert!(!shown.contains(|c: char| c.is_control()), "{kind:?}: {shown:?}");
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,11 @@
 //! A record is serialised once, by its maker, to JSON; those bytes are spooled, sent, hashed and stored, and
 //! never serialised again. Readers parse them and ignore fields they do not know.
 
+mod acts;
+
 use serde::{Deserialize, Serialize};
+
+pub use acts::{Endpoint, FileAction, Process, SystemAction, limits};
 
 /// Version of the envelope, in [`Record::schema`].
 pub const SCHEMA: u16 = 1;
@@ -41,6 +45,12 @@ pub struct Record {
     /// The network endpoint it acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
+    /// The file or Unix socket it acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileAction>,
+    /// What it asked of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemAction>,
     /// What was lost, counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
@@ -82,6 +92,15 @@ pub enum Kind {
     Exit,
     /// A connection or datagram was made or refused.
     Connect,
+    /// A socket was bound or set to listen, or that was refused.
+    Listen,
+    /// Something was done to a file or Unix socket, or refused.
+    File,
+    /// Something was asked of the system (mounts, other processes, the kernel itself), or refused.
+    System,
+    /// What a program file holds: follows the exec records that came before its hash was known, and has the
+    /// `exec_id` of the first of them.
+    Executable,
     /// A policy version was pushed, refused, or came into force on a host.
     Policy,
     /// A sensor joined, connected, renewed, was refused or revoked.
@@ -103,7 +122,7 @@ pub struct Identity {
     /// Groups from the token's claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// `human`, `ci` or `agent`.
+    /// `human`, `ci`, `agent`, or `unbrokered` for a log-in that did not come through a gateway.
     pub kind: String,
     /// OpenID issuer.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -150,7 +169,7 @@ pub struct Decision {
     /// The rule's `@reason`, or why it could not be judged.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Where it was enforced: `gateway`, `kernel-lsm`, `kernel-exec`, `kernel-cgroup`.
+    /// Where it was enforced: `gateway`, `kernel-lsm`, `kernel-exec`, `kernel-cgroup`, `kernel-tracepoint`.
     pub point: String,
 }
 
@@ -168,59 +187,6 @@ pub enum Outcome {
     Observed,
 }
 
-/// A process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Unique on the host and over reboots: `boot/start-ns/pid`.
-    pub exec_id: String,
-    /// The parent's.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub parent_exec_id: String,
-    /// Process id in the host's initial pid namespace.
-    pub pid: u32,
-    /// Its parent's.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub parent_pid: u32,
-    /// Resolved absolute path of the executable.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Arguments.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    /// Arguments were cut; this many bytes there were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub args_cut_from: Option<u32>,
-    /// Task name.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub comm: String,
-    /// Real user id.
-    pub uid: u32,
-    /// Real group id.
-    pub gid: u32,
-    /// The executable has no name in any directory.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub fileless: bool,
-    /// Device and inode, `dev:inode`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub inode: String,
-    /// For exits: exit status or `SIG…`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub status: String,
-}
-
-/// A network endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// IP address.
-    pub address: String,
-    /// Port.
-    pub port: u16,
-    /// `tcp`, `udp`, or the protocol number.
-    pub protocol: String,
-    /// `connect`, `send` or `socket`.
-    pub op: String,
-}
-
 /// Counted loss.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
@@ -235,6 +201,28 @@ pub struct Loss {
 }
 
 impl Record {
+    /// A record of which nothing but its kind is known.
+    #[must_use]
+    pub fn empty(kind: Kind) -> Self {
+        Self {
+            schema: SCHEMA,
+            source: Source { maker: String::new(), boot: String::new(), seq: 0 },
+            kind,
+            time_ns: 0,
+            boot_ns: 0,
+            host: None,
+            identity: None,
+            session: None,
+            decision: None,
+            process: None,
+            endpoint: None,
+            file: None,
+            system: None,
+            loss: None,
+            message: None,
+        }
+    }
+
     /// The bytes that are hashed, sent and stored. Fields too long for the limit are the maker's concern.
     ///
     /// # Errors
@@ -265,7 +253,5 @@ pub struct TooLarge {
     pub bytes: usize,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
-}
+#[cfg(test)]
+mod tests;

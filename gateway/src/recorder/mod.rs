@@ -16,7 +16,7 @@ use bytes::Bytes;
 use reader::Reader;
 use sallyport_evidence::Record;
 use sallyport_evidence::note::Signer;
-use sallyport_evidence::record::{Kind, SCHEMA, Source};
+use sallyport_evidence::record::Kind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::LazyLock;
@@ -24,7 +24,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// [`Source::maker`] of the gateway's own records; no sensor may have this name.
+/// `source.maker` of the gateway's own records; no sensor may have this name.
 pub const GATEWAY: &str = "gateway";
 /// Requests waiting for the writer. One commit takes them all, so this bounds memory, not throughput.
 const QUEUE: usize = 1024;
@@ -215,19 +215,9 @@ impl Recorder {
 #[must_use]
 pub fn draft(kind: Kind) -> Record {
     Record {
-        schema: SCHEMA,
-        source: Source { maker: String::new(), boot: String::new(), seq: 0 },
-        kind,
         time_ns: now_ns(),
         boot_ns: u64::try_from(STARTED.elapsed().as_nanos()).unwrap_or(u64::MAX),
-        host: None,
-        identity: None,
-        session: None,
-        decision: None,
-        process: None,
-        endpoint: None,
-        loss: None,
-        message: None,
+        ..Record::empty(kind)
     }
 }
 

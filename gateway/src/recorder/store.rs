@@ -54,6 +54,10 @@ pub struct Head {
     process: Option<HeadProcess>,
     #[serde(default)]
     endpoint: Option<HeadEndpoint>,
+    #[serde(default)]
+    file: Option<HeadFile>,
+    #[serde(default)]
+    system: Option<HeadSystem>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -95,15 +99,35 @@ struct HeadEndpoint {
     port: u16,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+struct HeadFile {
+    #[serde(default)]
+    op: String,
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct HeadSystem {
+    #[serde(default)]
+    operation: String,
+}
+
 impl Head {
     /// The text of a marker in the session's recording, if this is a denial or a monitored one.
     #[must_use]
     pub fn marker(&self) -> Option<String> {
         let decision = self.decision.as_ref().filter(|d| d.outcome != "allowed")?;
-        let what = match (&self.endpoint, &self.process) {
-            (Some(e), _) => format!("{} port {}", e.address, e.port),
-            (None, Some(p)) => p.path.clone(),
-            (None, None) => self.kind.clone(),
+        let what = if let Some(endpoint) = &self.endpoint {
+            format!("{} port {}", endpoint.address, endpoint.port)
+        } else if let Some(file) = &self.file {
+            format!("{} {}", file.op, file.path)
+        } else if let Some(system) = &self.system {
+            system.operation.clone()
+        } else if let Some(process) = &self.process {
+            process.path.clone()
+        } else {
+            self.kind.clone()
         };
         let rule = if decision.rule.is_empty() { "default deny" } else { &decision.rule };
         Some(format!("{} {what} (rule {rule})", decision.outcome))

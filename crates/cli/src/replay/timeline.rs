@@ -47,11 +47,12 @@ pub struct Timed {
     pub item: Item,
 }
 
-/// The note for a record, if it is worth showing in a replay: programs, connections, refusals, losses.
+/// The note for a record, if it is worth showing in a replay: programs, connections, listening, refusals, losses.
+/// (Files that were simply used would drown the rest.)
 #[must_use]
 pub fn note(index: u64, record: &Record, channel: &str) -> Option<Note> {
     let is_bad = record_line::is_bad(record);
-    if !is_bad && !matches!(record.kind, Kind::Exec | Kind::Connect) {
+    if !is_bad && !matches!(record.kind, Kind::Exec | Kind::Connect | Kind::Listen) {
         return None;
     }
     // Records of the session as a whole belong to every channel of it.

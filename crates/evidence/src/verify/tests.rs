@@ -17,6 +17,8 @@ fn record(maker: &str, seq: u64) -> Record {
         decision: None,
         process: None,
         endpoint: None,
+        file: None,
+        system: None,
         loss: None,
         message: None,
     }
