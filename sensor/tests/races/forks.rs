@@ -16,7 +16,7 @@ use crate::{report, wanted};
 const THREADS: usize = 2;
 
 /// Counters that test and racers share, in a mapped file.
-struct Shared(*mut AtomicU64);
+pub(crate) struct Shared(*mut AtomicU64);
 
 // SAFETY: only atomics, in a mapping that stays until the process ends.
 unsafe impl Send for Shared {}
@@ -27,7 +27,7 @@ impl Shared {
     /// 1: the tag is there.
     const TAGGED: usize = 0;
     /// 1: the storm shall end.
-    const STOP: usize = 1;
+    pub(crate) const STOP: usize = 1;
     /// Forks begun while the tag was there.
     const TRIES: usize = 2;
     /// Children that have tried.
@@ -35,7 +35,7 @@ impl Shared {
     /// From here one for each thread: forks done.
     const DONE: usize = 8;
 
-    fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).expect("open");
         file.set_len(4096).expect("length");
@@ -64,7 +64,7 @@ impl Shared {
         self.at(index).load(Ordering::SeqCst)
     }
 
-    fn set(&self, index: usize, value: u64) {
+    pub(crate) fn set(&self, index: usize, value: u64) {
         self.at(index).store(value, Ordering::SeqCst);
     }
 
@@ -297,6 +297,37 @@ impl Stack {
     fn top(&self) -> *mut libc::c_void {
         self.0.as_ptr_range().end.cast_mut().cast()
     }
+}
+
+/// One child, which does nothing.
+pub(crate) fn fork_and_wait() {
+    // SAFETY: the child ends at once.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    wait_for(pid);
+}
+
+/// Children whose children fork, until the test says stop; this process only waits for them.
+pub(crate) fn bomb(shared: &Shared) {
+    // SAFETY: takes numbers. Orphans come here, to be waited for.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    // SAFETY: the children make system calls and read shared memory only.
+    if unsafe { libc::fork() } == 0 {
+        loop {
+            // SAFETY: as above.
+            unsafe {
+                if shared.get(Shared::STOP) != 0 {
+                    libc::syscall(libc::SYS_exit_group, 0);
+                }
+                libc::syscall(libc::SYS_fork);
+            }
+        }
+    }
+    // SAFETY: no status is asked for.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
 }
 
 fn wait_for(pid: i32) {

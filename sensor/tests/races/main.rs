@@ -1,4 +1,4 @@
-//! Races: what is judged is what is done, however fast it is changed meanwhile.
+//! Races and floods: what is judged is what is done, however fast it is changed meanwhile and however much there is of it.
 //!
 //! Each race has a thread that changes something (argument memory, a path, a symbolic link, an address) all the time, and
 //! another that acts only when it has just seen the permitted value there, so that whoever judges what is there at the
@@ -16,6 +16,7 @@ mod tables;
 
 mod addresses;
 mod files;
+mod floods;
 mod forks;
 mod programs;
 mod racer;

@@ -55,6 +55,14 @@ impl Racer {
         self.child.stdin.as_mut().expect("stdin").write_all(b"\n").expect("write");
     }
 
+    /// It has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none_or(|status| {
+            assert!(status.success(), "the racer ended with {status}");
+            false
+        })
+    }
+
     /// Lets it race, and waits for its score.
     pub(crate) fn go(mut self) -> Score {
         self.release();
@@ -110,6 +118,9 @@ fn operate(words: &[&str]) -> Score {
         "sendto" | "tcp" | "udp" => crate::addresses::race(words),
         "storm" => crate::forks::storm(words),
         "orphans" => crate::forks::orphans(words),
+        "flood" => crate::floods::flood(words),
+        "acts" => crate::floods::acts(words),
+        "bomb" => crate::floods::bomb(),
         other => panic!("no race `{other}`"),
     }
 }
