@@ -1,37 +1,175 @@
-//! `cargo xtask bench`: release builds, measured beside plain OpenSSH.
+//! `cargo xtask bench`: release builds, measured. What was measured is written to docs/performance.md.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::{build, run, setup};
+use crate::{build, document, ebpf, places, run, setup};
 
 /// `cargo xtask bench`
 #[derive(clap::Args, Default)]
 pub(crate) struct BenchArguments {
+    /// What to measure; everything when not given
+    #[arg(value_enum)]
+    what: Option<What>,
     /// One JSON object per figure, on standard output
     #[arg(long)]
     json: bool,
-    /// Only figures whose name contains this
+    /// Of `product`: only figures whose name contains this (nothing is written to docs/performance.md then)
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Of `kernel`: the LSM hooks as well, on this Debian kernel in QEMU; ratios only
+    #[arg(long, value_name = "SERIES")]
+    lsm: Option<String>,
 }
 
-/// Builds with optimisation, then becomes the benchmark program.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// A decision in the kernel, at 1 to 10,000 rules. Exit status 3: measured, and a target is missed
+    Kernel,
+    /// Process starts, file opens and connects beside auditd and bpftrace
+    Beside,
+    /// Hooks, process starts and SSH beside plain OpenSSH
+    Product,
+}
+
+impl What {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Kernel => "Decisions in the kernel",
+            Self::Beside => "Beside auditd and bpftrace",
+            Self::Product => "SSH and process starts beside plain OpenSSH",
+        }
+    }
+}
+
+/// Builds with optimisation, and runs what was asked for.
 pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     run::need_root(
         "bench",
         "the sensor loads programs into the kernel, and the kernel's counters are root's",
     )?;
-    setup::packages(setup::Needed::Test)?;
-    let programs = build::run(&build::BuildArguments { release: true, ..build::BuildArguments::default() })?;
+    setup::packages(setup::Needed::Bench)?;
+    let wanted = |what| arguments.what.is_none_or(|wanted| wanted == what);
+    let mut sections = BTreeMap::new();
+    let mut missed = false;
+    if wanted(What::Kernel) {
+        ebpf::ensure_toolchain(&places::root())?;
+        ebpf::build(&places::root(), true)?;
+        let program = kernel_program()?;
+        let mut figures = String::new();
+        missed = kernel(arguments, &program, &mut figures)?;
+        if let Some(series) = &arguments.lsm {
+            figures += &lsm(&program, series)?;
+        }
+        sections.insert(What::Kernel.title(), figures);
+    }
+    if wanted(What::Beside) || wanted(What::Product) {
+        let release = build::BuildArguments { release: true, ..build::BuildArguments::default() };
+        let programs = build::run(&release)?;
+        for what in [What::Beside, What::Product].into_iter().filter(|what| wanted(*what)) {
+            sections.insert(what.title(), product(arguments, &programs, what)?);
+        }
+    }
+    if arguments.only.is_none() {
+        document::write(&sections)?;
+    }
+    if missed {
+        return Err(Missed.into());
+    }
+    Ok(())
+}
+
+/// Measured, and a target is missed.
+#[derive(Debug)]
+pub(crate) struct Missed;
+
+impl Missed {
+    /// What xtask ends with then.
+    pub(crate) const STATUS: u8 = 3;
+}
+
+impl std::fmt::Display for Missed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a target is missed; see the figures")
+    }
+}
+
+impl std::error::Error for Missed {}
+
+/// Builds the benchmark of the kernel programs, and says where it is.
+fn kernel_program() -> Result<PathBuf> {
+    let mut build = run::cargo();
+    build.args(["bench", "--locked", "--package", "sallyport-sensor", "--bench", "kernel", "--no-run"]);
+    run::loud("build the benchmark of the kernel programs", &mut build)?;
+    let listed = run::output(build.args(["--message-format", "json"]))?;
+    listed
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "kernel" && message["target"]["kind"][0] == "bench")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo does not say where the benchmark is")
+}
+
+/// True if a target is missed.
+fn kernel(arguments: &BenchArguments, program: &Path, figures: &mut String) -> Result<bool> {
+    let file = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new(program);
+    command.arg("--markdown").arg(file.path());
+    if arguments.json {
+        command.arg("--json");
+    }
+    run::say("measure decisions in the kernel");
+    let status = command.status().context("start the benchmark")?;
+    let missed = match status.code() {
+        Some(0) => false,
+        Some(3) => true,
+        _ => bail!("the benchmark failed ({status})"),
+    };
+    *figures = std::fs::read_to_string(file.path())?;
+    Ok(missed)
+}
+
+/// The same program on an LSM kernel in QEMU.
+fn lsm(program: &Path, series: &str) -> Result<String> {
+    const MARK: &str = "figures: ";
+    build::run(&build::BuildArguments::default())?;
+    let mut vm = Command::new(std::env::current_exe()?);
+    vm.args(["vm", "--no-build", "--kernel", series, "--deadline", "1800", "--program"]).arg(program);
+    let mut vm = vm.stdout(Stdio::piped()).spawn().context("start the virtual machine")?;
+    let mut figures = format!("\n### The same with LSM hooks, on Debian's kernel {series} in QEMU\n\n");
+    for line in std::io::BufReader::new(vm.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(at) = line.find(MARK) {
+            figures += &line[at + MARK.len()..];
+            figures.push('\n');
+        }
+    }
+    let status = vm.wait()?;
+    if !status.success() {
+        bail!("the virtual machine failed ({status})");
+    }
+    Ok(figures)
+}
+
+/// A part of `sallyport-bench`.
+fn product(arguments: &BenchArguments, programs: &Path, what: What) -> Result<String> {
+    let file = tempfile::NamedTempFile::new()?;
     let mut bench = Command::new(programs.join("sallyport-bench"));
+    bench.arg("--markdown").arg(file.path());
+    if what == What::Beside {
+        bench.arg("--beside");
+    }
     if arguments.json {
         bench.arg("--json");
     }
     if let Some(only) = &arguments.only {
         bench.args(["--only", only]);
     }
-    Err(bench.exec()).context("start the benchmarks")
+    run::loud(&format!("measure: {}", what.title()), &mut bench)?;
+    std::fs::read_to_string(file.path()).context("read the figures")
 }

@@ -32,6 +32,8 @@ pub(crate) enum Needed {
     Demo,
     /// Tests, VMs and benchmarks.
     Test,
+    /// What benchmarks compare with.
+    Bench,
 }
 
 const PACKAGES: &[Package] = &[
@@ -102,6 +104,18 @@ const PACKAGES: &[Package] = &[
         why: "installs the OpenID provider from its lock file",
         needed: Needed::Test,
     },
+    Package {
+        name: "auditd",
+        brings: "auditd",
+        why: "Linux's audit daemon, to compare with (not left running as a service)",
+        needed: Needed::Bench,
+    },
+    Package {
+        name: "bpftrace",
+        brings: "bpftrace",
+        why: "tracing one-liners, to compare with",
+        needed: Needed::Bench,
+    },
 ];
 
 /// Does all set-up.
@@ -119,8 +133,9 @@ pub(crate) fn run(arguments: &SetupArguments) -> Result<()> {
 pub(crate) fn packages(up_to: Needed) -> Result<()> {
     let wanted = |package: &&Package| match up_to {
         Needed::Build => package.needed == Needed::Build,
-        Needed::Demo => package.needed != Needed::Test,
-        Needed::Test => true,
+        Needed::Demo => matches!(package.needed, Needed::Build | Needed::Demo),
+        Needed::Test => package.needed != Needed::Bench,
+        Needed::Bench => true,
     };
     let missing: Vec<&Package> =
         PACKAGES.iter().filter(wanted).filter(|package| !is_here(package.brings)).collect();
@@ -139,7 +154,13 @@ pub(crate) fn packages(up_to: Needed) -> Result<()> {
     }
     run::quiet("update the package lists", &mut apt(&["update"]))?;
     let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
-    run::quiet(&format!("install {}", names.join(", ")), install.args(&names))
+    run::quiet(&format!("install {}", names.join(", ")), install.args(&names))?;
+    if names.contains(&"auditd") && std::path::Path::new("/run/systemd/system").exists() {
+        // Debian starts services when it installs them.
+        let mut stop = Command::new("systemctl");
+        run::quiet("stop the audit service again", stop.args(["disable", "--now", "auditd"]))?;
+    }
+    Ok(())
 }
 
 /// Makes sure of `cargo nextest`, which runs each test in its own process.

@@ -283,7 +283,7 @@ async fn a_fork_bomb_delays_no_other_sessions_denial() {
     events.extend(all(&mut host));
     assert!(still >= BOMB / 2, "the bomb was over before the other session was: {still} processes");
     // Those that were killed for one fork too many are counted until they are gone.
-    assert!(most <= 2 * BOMB, "the bomb had {most} processes");
+    assert!(most <= 4 * BOMB, "the bomb had {most} processes");
     check_acts(&host, &events);
     assert_eq!(forbidden.heard(), 0);
     let bombs = events.iter().filter(|event| matches!(event, Event::Fork { head, .. } if head.session == 1));

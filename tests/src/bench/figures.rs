@@ -7,6 +7,8 @@ use serde_json::json;
 pub(crate) struct Figures {
     json: bool,
     rows: usize,
+    /// The rows, in Markdown.
+    table: String,
 }
 
 /// One measured value.
@@ -22,13 +24,25 @@ pub(crate) struct Figure<'a> {
 
 impl Figures {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, rows: 0 }
+        Self { json, rows: 0, table: String::new() }
     }
 
     pub(crate) fn add(&mut self, figure: &Figure<'_>) {
         let ratio =
             figure.baseline.filter(|baseline| *baseline != 0.0).map(|baseline| figure.value / baseline);
         self.rows += 1;
+        let shown = |value: Option<f64>, digits: usize| {
+            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        self.table += &format!(
+            "| {} | {} {} | {} | {} | {} |\n",
+            figure.name,
+            shown(Some(figure.value), 1),
+            figure.unit,
+            shown(figure.baseline, 1),
+            shown(ratio, 2),
+            figure.beside
+        );
         if self.json {
             println!(
                 "{}",
@@ -45,9 +59,6 @@ impl Figures {
                 "figure", "value", "unit", "baseline", "ratio"
             );
         }
-        let shown = |value: Option<f64>, digits: usize| {
-            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-        };
         println!(
             "{:52} {:>10} {:6} {:>12} {:>7}  {}",
             figure.name,
@@ -57,6 +68,11 @@ impl Figures {
             shown(ratio, 2),
             figure.beside
         );
+    }
+
+    /// All rows as a table.
+    pub(crate) fn markdown(&self) -> String {
+        format!("| figure | value | baseline | ratio | beside |\n|---|---|---|---|---|\n{}", self.table)
     }
 
     pub(crate) fn finish(self) -> Result<()> {

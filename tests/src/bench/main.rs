@@ -3,13 +3,18 @@
 //! Started by `cargo xtask bench`, with release builds. Every figure is printed with its baseline and their
 //! ratio; ratios are what to look at, since absolute times are those of this computer.
 
+mod beside;
 mod figures;
 mod hooks;
+mod load;
 mod memory;
+mod others;
 mod starts;
 mod transfers;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -32,6 +37,15 @@ struct Arguments {
     /// Only figures whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Compare with auditd and bpftrace instead
+    #[arg(long)]
+    beside: bool,
+    /// Write the figures as Markdown as well
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Work as this load for so many milliseconds: what is compared
+    #[arg(long, hide = true, num_args = 2)]
+    load: Vec<u64>,
 }
 
 /// What the benchmarks run against.
@@ -60,8 +74,17 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    if let [load, time] = arguments.load[..] {
+        return load::run(usize::try_from(load)?, Duration::from_millis(time));
+    }
     wait::end_on_ctrl_c()?;
     let mut figures = Figures::new(arguments.json);
+    if arguments.beside {
+        let folder = tempfile::tempdir()?;
+        let comparison = beside::measure(folder.path())?;
+        comparison.add_to(&mut figures);
+        return write(arguments.markdown.as_deref(), &comparison.markdown());
+    }
     // Before anything of ours is loaded.
     let before = starts::outside().context("process starts without the sensor")?;
     let others = hooks::programs().unwrap_or_default();
@@ -92,5 +115,11 @@ fn run(arguments: Arguments) -> Result<()> {
     if bench.wants("memory") {
         memory::measure(&mut bench, &mut figures)?;
     }
+    write(arguments.markdown.as_deref(), &figures.markdown())?;
     figures.finish()
+}
+
+fn write(file: Option<&Path>, text: &str) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
