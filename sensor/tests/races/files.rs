@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use sallyport_sensor::kernel::Mode;
+use sallyport_sensor_abi::policy::{DENY, file_op};
 
 use crate::host::Host;
 use crate::programs::exchange_links;
@@ -28,7 +29,9 @@ fn both(name: &str) {
     }
     std::os::unix::fs::symlink("file-a", host.file("link")).expect("link");
     std::os::unix::fs::symlink("file-b", host.file("other")).expect("link");
-    host.session(1, &Tables::allow_all());
+    let forbidden = host.file("file-b");
+    let forbidden = forbidden.to_str().expect("UTF-8");
+    host.session(1, &Tables::allow_all().file(file_op::WRITE, forbidden, DENY | 1));
     let enough = wanted().to_string();
     let control = Racer::start(&[name, &enough], host.folder.path()).go();
     let hits = size(&host.file("file-b"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use sallyport_sensor::kernel::{Event, KindCounters};
+use sallyport_sensor::kernel::{Event, KindCounters, Mode};
 
 use crate::addresses::{Listener, deny_ports};
 use crate::forks::Shared;
@@ -17,6 +17,7 @@ struct Received {
     exec: u64,
     exit: u64,
     connect: u64,
+    file: u64,
 }
 
 impl Received {
@@ -27,8 +28,8 @@ impl Received {
                 Event::Exec { .. } => self.exec += 1,
                 Event::Exit { .. } => self.exit += 1,
                 Event::Connect { .. } => self.connect += 1,
-                #[allow(unreachable_patterns, reason = "kinds of which the flood has none")]
-                _ => {}
+                Event::File { .. } => self.file += 1,
+                Event::System { .. } => {}
             }
         }
     }
@@ -51,11 +52,13 @@ struct Flood {
     forks: u64,
     execs: u64,
     datagrams: u64,
+    opens: u64,
 }
 
 impl Flood {
     fn start(self, host: &Host, session: u64, port: u16) -> Racer {
-        let numbers = [self.forks, self.execs, self.datagrams, port.into()].map(|number| number.to_string());
+        let numbers = [self.forks, self.execs, self.datagrams, port.into(), self.opens]
+            .map(|number| number.to_string());
         let words: Vec<_> = std::iter::once("flood").chain(numbers.iter().map(String::as_str)).collect();
         let racer = Racer::start(&words, host.folder.path());
         host.kernel.tag(racer.pid(), session, 1).expect("tag");
@@ -71,6 +74,13 @@ impl Flood {
             // The generator itself, too.
             ("exit", self.forks + self.execs + 1, received.exit, counters.exit),
             ("connect", self.datagrams, received.connect, counters.connect),
+            // Programs open files, too, which the generator cannot count.
+            (
+                "file",
+                if self.execs == 0 { self.opens } else { counters.file.seen },
+                received.file,
+                counters.file,
+            ),
         ];
         for (kind, done, received, KindCounters { seen, lost }) in all {
             println!("{kind}: {done} done, {seen} seen, {received} received, {lost} lost");
@@ -84,7 +94,7 @@ impl Flood {
 /// The flood: forks, programs, datagrams, in turns.
 pub(crate) fn flood(words: &[&str]) -> Score {
     let number = |at: usize| -> u64 { words[at].parse().expect("a number") };
-    let (forks, execs, datagrams, port) = (number(1), number(2), number(3), number(4));
+    let (forks, execs, datagrams, port, opens) = (number(1), number(2), number(3), number(4), number(5));
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
     let rounds = forks.max(execs).max(1);
     // In each round as many as bring the sum up to its share.
@@ -100,10 +110,13 @@ pub(crate) fn flood(words: &[&str]) -> Score {
             let _ = socket.send_to(b"x", ("127.0.0.1", port as u16));
         }
     }
-    Score { calls: forks + execs + datagrams, flipped: 0 }
+    for _ in 0..opens {
+        drop(std::fs::File::open("/etc/passwd").expect("open"));
+    }
+    Score { calls: forks + execs + datagrams + opens, flipped: 0 }
 }
 
-const FLOOD: Flood = Flood { forks: 3_000, execs: 500, datagrams: 100_000 };
+const FLOOD: Flood = Flood { forks: 3_000, execs: 500, datagrams: 100_000, opens: 0 };
 
 #[tokio::test]
 async fn with_a_reader_every_event_is_received_or_counted() {
@@ -132,7 +145,7 @@ async fn with_a_stalled_reader_what_is_lost_is_counted_exactly() {
     assert!(FLOOD.check(&host, received) > 0, "the flood was too small");
     // A session that floods is judged as before.
     let heard = forbidden.heard();
-    Flood { forks: 0, execs: 0, datagrams: 100_000 }.start(&host, 1, forbidden.port).go();
+    Flood { forks: 0, execs: 0, datagrams: 100_000, opens: 0 }.start(&host, 1, forbidden.port).go();
     assert_eq!(forbidden.heard(), heard, "a full ring let forbidden datagrams out");
 }
 
@@ -157,6 +170,21 @@ async fn over_restarts_every_event_is_received_or_counted() {
     assert!(restarts > 1);
 }
 
+#[tokio::test]
+async fn opened_files_are_received_or_counted() {
+    let mut host = Host::start();
+    if host.kernel.mode() == Mode::Tracepoint {
+        eprintln!("skipped: in tracepoint mode opening files is not judged in the kernel");
+        return;
+    }
+    host.session(1, &deny_ports(&[]));
+    let flood = Flood { forks: 0, execs: 0, datagrams: 0, opens: 20_000 };
+    flood.start(&host, 1, 9).go();
+    let mut received = Received::default();
+    received.drain(&mut host);
+    assert!(flood.check(&host, received) > 0, "the flood was too small");
+}
+
 /// Forbidden and permitted things of a session that is not the one that floods.
 const ACTS: u64 = 300;
 
@@ -176,7 +204,7 @@ pub(crate) fn acts(words: &[&str]) -> Score {
 
 /// Every one of session 2's acts is reported, in order, and what is forbidden was not done.
 fn check_acts(host: &Host, events: &[Event]) {
-    let of_two = |event: &&Event| head(event).is_some_and(|head| head.session == 2);
+    let of_two = |event: &&Event| event.head().session == 2;
     let judged: Vec<bool> = events
         .iter()
         .filter(of_two)
@@ -193,17 +221,6 @@ fn check_acts(host: &Host, events: &[Event]) {
         .filter(|event| matches!(event, Event::Exec { head, .. } if head.judgement.is_denied()));
     assert_eq!(programs.count() as u64, ACTS / 10, "session 2's forbidden programs: each reported");
     assert!(!host.file("hit").exists(), "the forbidden program ran");
-}
-
-fn head(event: &Event) -> Option<&sallyport_sensor::kernel::Head> {
-    match event {
-        Event::Fork { head, .. }
-        | Event::Exec { head, .. }
-        | Event::Exit { head, .. }
-        | Event::Connect { head, .. } => Some(head),
-        #[allow(unreachable_patterns, reason = "kinds that are of no interest here")]
-        _ => None,
-    }
 }
 
 fn all(host: &mut Host) -> Vec<Event> {
@@ -238,10 +255,11 @@ async fn a_flood_displaces_no_other_sessions_events() {
     let (permitted, forbidden) = (Listener::start(), Listener::start());
     two_sessions(&host, forbidden.port);
     // Nobody reads. The flood first fills all that it can, and goes on beside the other session.
-    Flood { forks: 100, execs: 100, datagrams: 100_000 }.start(&host, 1, permitted.port).go();
+    Flood { forks: 100, execs: 100, datagrams: 100_000, opens: 0 }.start(&host, 1, permitted.port).go();
     let lost = host.kernel.counters().expect("counters").connect.lost;
     assert!(lost > 0, "the flood was too small");
-    let mut flood = Flood { forks: 100, execs: 100, datagrams: 100_000 }.start(&host, 1, permitted.port);
+    let mut flood =
+        Flood { forks: 100, execs: 100, datagrams: 100_000, opens: 0 }.start(&host, 1, permitted.port);
     flood.release();
     start_acts(&host, permitted.port, forbidden.port).go();
     flood.score();
