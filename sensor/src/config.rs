@@ -10,6 +10,11 @@ use crate::kernel::Mode;
 /// The configuration file, unless another is named.
 pub const DEFAULT_PATH: &str = "/etc/sallyport/sensor.toml";
 
+/// [`Config::fail_closed_after`] if nothing is set.
+const FAIL_CLOSED_AFTER: Duration = Duration::from_secs(30);
+/// The least that can be set: the sensor says every second that it is alive, and a busy host may delay that.
+const FAIL_CLOSED_LEAST: Duration = Duration::from_secs(5);
+
 /// What `sallyport-sensor default-config` prints: every setting with its default.
 pub const DEFAULT: &str = include_str!("../dist/sensor.toml");
 
@@ -32,6 +37,8 @@ pub struct Config {
     pub log_json: bool,
     /// Sessions.
     pub sessions: Sessions,
+    /// Silent for so long, the sensor counts as gone, and sessions can start nothing new. None: never.
+    pub fail_closed_after: Option<Duration>,
     /// Most bytes of records kept while the gateway does not take them.
     pub spool_bytes: u64,
 }
@@ -88,6 +95,7 @@ struct Raw {
     pin_dir: Option<PathBuf>,
     cgroup_root: Option<PathBuf>,
     mode: Option<String>,
+    fail_closed_after: Option<String>,
     log: RawLog,
     sessions: RawSessions,
     spool: RawSpool,
@@ -187,6 +195,17 @@ impl Raw {
         if let Err(error) = log.parse::<tracing_subscriber::EnvFilter>() {
             faults.push(format!("log.filter = `{log}`: {error}"));
         }
+        let fail_closed_after = match self.fail_closed_after.as_deref() {
+            None => Some(FAIL_CLOSED_AFTER),
+            Some("never") => None,
+            Some(text) => duration(text).filter(|time| *time >= FAIL_CLOSED_LEAST).or_else(|| {
+                let least = FAIL_CLOSED_LEAST.as_secs();
+                faults.push(format!(
+                    "fail_closed_after = `{text}`: must be `never`, or like `30s` and at least {least} s"
+                ));
+                None
+            }),
+        };
         let mib = self.spool.max_mib.unwrap_or(512);
         if !(1..=1 << 20).contains(&mib) {
             faults.push(format!("spool.max_mib = {mib}: must be from 1 to 1048576"));
@@ -202,6 +221,7 @@ impl Raw {
             log,
             log_json,
             sessions,
+            fail_closed_after,
             spool_bytes,
         }
     }
@@ -289,10 +309,10 @@ mod tests {
 
     #[test]
     fn all_faults_come_at_once() {
-        let error = parse("state_dir = 'x'\nmode = 'best'\n[sessions]\nmax = 0\naccept_env = ['LD_*']\nreattach_grace = '5'\n[spool]\nmax_mib = 0")
+        let error = parse("state_dir = 'x'\nmode = 'best'\nfail_closed_after = '1s'\n[sessions]\nmax = 0\naccept_env = ['LD_*']\nreattach_grace = '5'\n[spool]\nmax_mib = 0")
             .expect_err("it is wrong");
         let ConfigError::Faults(faults) = &error else { panic!("{error}") };
-        assert_eq!(faults.len(), 6, "{error}");
+        assert_eq!(faults.len(), 7, "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `sallyport-sensor run`: puts the parts together, and takes them apart in order.
 
 use std::net::{ToSocketAddrs, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config::Config;
 use crate::credentials::{Credentials, CredentialsError};
+use crate::enrich::Enricher;
 use crate::events::{Pump, PumpError};
 use crate::files;
+use crate::guard::OwnFiles;
+use crate::heartbeat::{self, Pulse};
 use crate::kernel::{Kernel, KernelError, KernelFacts, KernelOptions, Mode, probe};
 use crate::lineage::Lineage;
 use crate::policies::Policies;
@@ -22,6 +25,9 @@ use crate::records::{Recorder, message_record};
 use crate::sessions::{Sessions, Settings};
 use crate::spool::{Spool, SpoolError};
 use crate::uplink::{Link, Uplink};
+
+/// The unit that runs the sensor.
+const UNIT: &str = "sallyport-sensor.service";
 
 /// The daemon could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +62,7 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// It could not start, or evidence can be kept no longer.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> {
     // Handlers first: a signal that comes while starting is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Setup)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Setup)?;
@@ -74,12 +80,14 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         .map_err(|error| DaemonError::Setup(std::io::Error::other(error)))?;
     let ((kernel, started), found) = (started.0?, started.1);
     let kernel = Arc::new(kernel);
+    kernel.guard(std::process::id())?;
     tracing::info!(mode = %started.mode, adopted = started.adopted, host = credentials.host, "the kernel enforces");
 
     let boot = clock::boot_id();
     let spool =
         Spool::open(&config.state_dir.join("spool.db"), &credentials.host, &boot, config.spool_bytes)?;
-    let policies = Policies::open(kernel.clone(), &credentials.host, &config.state_dir, &config.run_dir)
+    let own = own_files(&config, config_path)?;
+    let policies = Policies::open(kernel.clone(), &credentials.host, &config.state_dir, &config.run_dir, own)
         .map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
     let policies = Arc::new(policies);
     let uplink = Uplink::new();
@@ -94,11 +102,19 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     spool.append(vec![message_record(Kind::Sensor, &credentials.host, text)]).await?;
 
     let alive = kernel.tasks()?.into_iter().map(|task| (task.tgid, task.started));
-    let recorder = Recorder::new(&credentials.host, &boot, started.mode, Lineage::of(alive));
+    let recorder = Recorder::new(&credentials.host, &boot, started.mode, Lineage::of(alive).learn());
+    let stop = CancellationToken::new();
+    let pulse = Pulse::default();
+    let beating = kernel.clone();
+    heartbeat::start(pulse.clone(), stop.clone(), move || beating.heartbeat()).map_err(DaemonError::Setup)?;
+    kernel.set_grace(config.fail_closed_after.unwrap_or_default());
     let pump = Pump {
         events: kernel.events()?,
         kernel,
         recorder,
+        enricher: Enricher::start(config.cgroup_root.clone().or(found.cgroup2.clone())),
+        names: policies.names().clone(),
+        pulse,
         sessions: sessions.clone(),
         policies: policies.clone(),
         spool: spool.clone(),
@@ -115,7 +131,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         spool: spool.clone(),
         uplink,
     };
-    let stop = CancellationToken::new();
     let link = tokio::spawn(link.run(stop.clone()));
     let mut pump = tokio::spawn(pump.run(stop.clone()));
     let outcome = tokio::select! {
@@ -135,6 +150,21 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     }
     let _ = link.await;
     outcome
+}
+
+/// What no session may touch: configuration, state, sockets, program, pins, unit.
+fn own_files(config: &Config, config_path: &Path) -> Result<OwnFiles, DaemonError> {
+    let program = std::env::current_exe().map_err(DaemonError::Setup)?;
+    let units =
+        ["/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system", "/run/systemd/system"];
+    let units = units
+        .into_iter()
+        .flat_map(|folder| [format!("{folder}/{UNIT}"), format!("{folder}/{UNIT}.d")].map(PathBuf::from));
+    // Keys, policy, records and the sockets of shepherds are not even to be read.
+    Ok(OwnFiles::default()
+        .hide([config.state_dir.clone(), config.run_dir.clone()])
+        .guard([config_path.to_owned(), program, config.pin_dir.clone()])
+        .guard(units))
 }
 
 fn settings(config: &Config, credentials: &Credentials) -> Result<Settings, DaemonError> {

@@ -4,7 +4,7 @@
 //! the modules below: the program, its parts, the process beside it, the kernel.
 //!
 //! Unsafe code is denied except at single named calls, each with its argument beside it: `fork`, `_exit`, two terminal
-//! ioctls and `close_range` in [`shepherd`], pidfds in `processes`, a clock, and what [`kernel`] says of itself.
+//! ioctls and `close_range` in [`shepherd`], pidfds in `processes`, a clock, file handles and `statx` in [`guard`], and what [`kernel`] says of itself.
 
 pub mod cli;
 pub mod config;
@@ -13,7 +13,10 @@ pub mod daemon;
 pub mod doctor;
 pub mod join;
 
+pub mod enrich;
 pub mod events;
+pub mod guard;
+pub mod heartbeat;
 pub mod lineage;
 pub mod notices;
 pub mod policies;

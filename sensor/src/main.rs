@@ -49,7 +49,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(path) => {
             let config = Config::read(&path.config)?;
             start_logging(&config);
-            runtime()?.block_on(daemon::run(config))?;
+            runtime()?.block_on(daemon::run(config, &path.config))?;
         }
         Command::Join(arguments) => do_join(&arguments)?,
         Command::Doctor { config: path, json } => {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::kernel::{Destination, Event, Exec, Judgement};
+use crate::kernel::{Destination, Event, Exec, File, FileOp, Judgement, Operation, System};
 use crate::policies::Generation;
 
 /// Lines that a channel may get at once.
@@ -18,10 +18,13 @@ const CHANNELS: usize = 4_096;
 /// The line for an event; none if nothing was refused.
 #[must_use]
 pub fn line(event: &Event, generation: Option<&Generation>) -> Option<String> {
-    let (head, what) = match event {
-        Event::Exec { head, exec } => (head, program(exec)),
-        Event::Connect { head, connect } => (head, destination(&connect.destination, connect.protocol)),
-        Event::Fork { head, .. } => (head, format!("a new process of {}", head.process.comm)),
+    let head = event.head();
+    let what = match event {
+        Event::Exec { exec, .. } => program(exec),
+        Event::Connect { connect, .. } => destination(&connect.destination, connect.protocol),
+        Event::File { file, .. } => on_file(file),
+        Event::System { system, .. } => asked(system),
+        Event::Fork { .. } => format!("a new process of {}", head.process.comm),
         Event::Exit { .. } => return None,
     };
     let why = match head.judgement {
@@ -39,7 +42,10 @@ pub fn line(event: &Event, generation: Option<&Generation>) -> Option<String> {
             }
         }
         Judgement::Unjudged(cause) => format!("it could not be judged: {cause}"),
-        Judgement::None | Judgement::Allowed | Judgement::Observed { .. } => return None,
+        Judgement::None
+        | Judgement::Allowed
+        | Judgement::Observed { .. }
+        | Judgement::ObservedUnjudged(_) => return None,
     };
     Some(format!("sallyport: blocked {what}: {why}"))
 }
@@ -47,6 +53,54 @@ pub fn line(event: &Event, generation: Option<&Generation>) -> Option<String> {
 fn program(exec: &Exec) -> String {
     let path = String::from_utf8_lossy(&exec.path);
     if exec.fileless { format!("{path} (a program without a file)") } else { path.into_owned() }
+}
+
+/// What it would have been, and to which file.
+fn on_file(file: &File) -> String {
+    let path = String::from_utf8_lossy(&file.path);
+    let doing = match file.op {
+        FileOp::Read => "reading",
+        FileOp::Write => "writing to",
+        FileOp::Create => "creating",
+        FileOp::Delete => "deleting",
+        FileOp::Rename => "renaming",
+        FileOp::Link => "another name for",
+        FileOp::Change => "changing mode, owner or attributes of",
+        FileOp::Map => "running code from",
+        FileOp::Unix => "connecting to the socket",
+    };
+    let other = if file.other_name { " (reached by another name)" } else { "" };
+    let fileless = if file.fileless { " (a file without a name)" } else { "" };
+    format!("{doing} {path}{other}{fileless}")
+}
+
+fn asked(system: &System) -> String {
+    let what = match system.operation {
+        Operation::Trace => "tracing or reading another process",
+        Operation::Signal => "a signal to another process",
+        Operation::ReceiveSocket => "a network socket passed in from outside",
+        Operation::Mount => "mounting",
+        Operation::Unmount => "unmounting",
+        Operation::Chroot => "changing the root folder",
+        Operation::Namespace => "a new namespace",
+        Operation::SetUser => "becoming another user or group",
+        Operation::SetCapabilities => "changing capabilities",
+        Operation::Module => "loading kernel modules",
+        Operation::Kexec => "loading another kernel",
+        Operation::Bpf => "bpf",
+        Operation::Perf => "performance monitoring",
+        Operation::Keyring => "keys and keyrings",
+        Operation::IoUring => "io_uring in this form",
+        Operation::TerminalInput => "putting input into a terminal",
+        Operation::KernelAccess => "access to kernel memory or hardware",
+        Operation::OpenByHandle => "opening a file by handle",
+        Operation::NetworkAdmin => "changing the network's set-up",
+        Operation::Reboot => "restarting or stopping the host",
+        Operation::Clock => "setting the clock",
+    };
+    let on = system.target.map_or_else(String::new, |(tgid, _)| format!(" (process {tgid})"));
+    let outside = if system.outside { " outside of the session" } else { "" };
+    format!("{what}{outside}{on}")
 }
 
 fn destination(destination: &Destination, protocol: u16) -> String {
@@ -60,6 +114,13 @@ fn destination(destination: &Destination, protocol: u16) -> String {
             format!("{name} to {}", std::net::SocketAddr::new(address.to_canonical(), *port))
         }
         Destination::Socket => format!("a socket ({name})"),
+        Destination::Bound(address, port) => {
+            format!("binding {name} to {}", std::net::SocketAddr::new(address.to_canonical(), *port))
+        }
+        Destination::Listening(Some((address, port))) => {
+            format!("listening on {name} {}", std::net::SocketAddr::new(address.to_canonical(), *port))
+        }
+        Destination::Listening(None) => format!("listening on {name}"),
     }
 }
 
@@ -115,92 +176,4 @@ impl Limiter {
 }
 
 #[cfg(test)]
-mod tests {
-    use sallyport_policy::{OnViolation, Principal, RuleInfo};
-
-    use super::*;
-    use crate::kernel::{Cause, Connect, Head, Process};
-
-    fn head(judgement: Judgement) -> Head {
-        let process = Process { tgid: 1, tid: 1, started: 1, uid: 0, gid: 0, comm: "bash".into() };
-        Head { time: 1, session: 1, channel: 1, judgement, generation: 1, process }
-    }
-
-    fn exec(judgement: Judgement) -> Event {
-        let exec = Exec {
-            parent_tgid: 1,
-            path: b"/usr/bin/nmap".to_vec(),
-            path_cut: false,
-            args: None,
-            args_total: 0,
-            fileless: false,
-            prevented: true,
-            inode: 1,
-            device: 1,
-        };
-        Event::Exec { head: head(judgement), exec }
-    }
-
-    fn generation() -> Generation {
-        let rule = |id: &str, reason: &str| RuleInfo {
-            id: id.into(),
-            reason: reason.into(),
-            contact: "security@example.org".into(),
-            on_violation: OnViolation::Block,
-            file: "a.cedar".into(),
-            line: 1,
-        };
-        Generation {
-            version: "v".into(),
-            principal: Principal::default(),
-            local_user: "root".into(),
-            rules: vec![
-                rule("default", ""),
-                rule("no-scanners", "port scanners are not for production hosts."),
-            ],
-        }
-    }
-
-    fn check(event: &Event, expected: &str) {
-        assert_eq!(line(event, Some(&generation())).as_deref().unwrap_or(""), expected);
-    }
-
-    #[test]
-    fn lines_say_what_why_and_whom_to_ask() {
-        let denied = |rule| Judgement::Denied { rule, kill: false, end_session: false };
-        check(
-            &exec(denied(1)),
-            "sallyport: blocked /usr/bin/nmap: rule \"no-scanners\": port scanners are not for production hosts. Ask security@example.org",
-        );
-        check(
-            &exec(denied(0)),
-            "sallyport: blocked /usr/bin/nmap: no rule permits it. Ask security@example.org",
-        );
-        check(
-            &exec(Judgement::Unjudged(Cause::PathTooLong)),
-            "sallyport: blocked /usr/bin/nmap: it could not be judged: its path is too long to be judged",
-        );
-        check(&exec(Judgement::Allowed), "");
-        let connect =
-            Connect { destination: Destination::Connection([10, 0, 0, 1].into(), 5432), protocol: 6 };
-        check(
-            &Event::Connect { head: head(denied(0)), connect },
-            "sallyport: blocked tcp to 10.0.0.1:5432: no rule permits it. Ask security@example.org",
-        );
-    }
-
-    #[test]
-    fn a_flood_becomes_a_count() {
-        let start = Instant::now();
-        let mut limiter = Limiter::default();
-        let shown = (0..10_000).filter(|_| limiter.admit(1, start)).count();
-        assert_eq!(shown, 8);
-        assert!(limiter.admit(2, start), "another channel is not held back");
-        assert!(limiter.summaries(start).is_empty());
-        let later = start + Duration::from_secs(3);
-        let lines = limiter.summaries(later);
-        assert_eq!(lines, [(1, "sallyport: 9992 more refusals not shown; all of them are recorded".into())]);
-        assert!(limiter.summaries(later).is_empty());
-        assert!(limiter.admit(1, later + Duration::from_secs(1)));
-    }
-}
+mod tests;

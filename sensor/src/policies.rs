@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::files;
+use crate::guard::{Names, OwnFiles};
 use crate::kernel::{Kernel, KernelError, LoadedPolicy};
 
 /// Largest bundle archive in bytes.
@@ -33,6 +34,9 @@ pub struct Generation {
     pub local_user: String,
     /// Rules by index; 0 is the default deny.
     pub rules: Vec<RuleInfo>,
+    /// Files and folders that its rules forbid by name.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 /// A bundle was refused; the previous one stays in force.
@@ -109,6 +113,7 @@ pub struct Policies {
     bundle_dir: PathBuf,
     generation_dir: PathBuf,
     kernel: Arc<Kernel>,
+    names: Arc<Names>,
     tables: Mutex<Tables>,
     /// Compiling and loading happen one at a time, so that nothing is loaded twice.
     compiling: Mutex<()>,
@@ -125,7 +130,13 @@ impl Policies {
     ///
     /// # Errors
     /// The folders cannot be made. A bundle that is damaged on disk is reported in the log and not used.
-    pub fn open(kernel: Arc<Kernel>, host: &str, state_dir: &Path, run_dir: &Path) -> std::io::Result<Self> {
+    pub fn open(
+        kernel: Arc<Kernel>,
+        host: &str,
+        state_dir: &Path,
+        run_dir: &Path,
+        own: OwnFiles,
+    ) -> std::io::Result<Self> {
         let bundle_dir = state_dir.join("policy");
         let generation_dir = run_dir.join("generations");
         files::private_dir(&bundle_dir)?;
@@ -151,14 +162,34 @@ impl Policies {
             }
             tables.generations.insert(number, Arc::new(generation));
         }
-        Ok(Self {
+        let policies = Self {
             host: host.into(),
             bundle_dir,
             generation_dir,
+            names: Arc::new(Names::new(kernel.clone(), own)),
             kernel,
             tables: Mutex::new(tables),
             compiling: Mutex::new(()),
-        })
+        };
+        policies.register_names();
+        Ok(policies)
+    }
+
+    /// The names of files that the kernel knows.
+    #[must_use]
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    /// Has the kernel know the files that the loaded policies name.
+    fn register_names(&self) {
+        let names = {
+            let tables = self.tables();
+            let loaded =
+                tables.loaded.values().filter_map(|loaded| tables.generations.get(&loaded.generation));
+            loaded.flat_map(|generation| generation.names.iter().cloned()).collect()
+        };
+        self.names.want(names);
     }
 
     /// The bundle in force.
@@ -233,6 +264,7 @@ impl Policies {
             principal: principal.clone(),
             local_user: local_user.into(),
             rules: compiled.rules,
+            names: compiled.names,
         };
         // Before any session uses it: no event may carry a generation that a restart could not name.
         let kept = files::write_json(&self.generation_dir.join(loaded.generation.to_string()), &generation);
@@ -240,9 +272,12 @@ impl Policies {
             let _ = self.kernel.unload_policy(loaded.slot);
             return Err(error.into());
         }
-        let mut tables = self.tables();
-        tables.generations.insert(loaded.generation, Arc::new(generation));
-        tables.loaded.insert(key, loaded);
+        {
+            let mut tables = self.tables();
+            tables.generations.insert(loaded.generation, Arc::new(generation));
+            tables.loaded.insert(key, loaded);
+        }
+        self.register_names();
         Ok(loaded.slot)
     }
 
@@ -281,6 +316,7 @@ impl Policies {
                 self.tables().loaded.remove(&key);
             }
         }
+        self.register_names();
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {

@@ -1,19 +1,26 @@
 //! Kernel events become evidence: who (the session), what was decided by which rule of which policy version, by which
 //! process of which parents.
 
+mod acts;
+mod programs;
+
+use std::ffi::OsString;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 
 use sallyport_evidence::record::{
-    Decision, Endpoint, Identity, Kind, Loss, Outcome, Process, Record, Session, Source,
+    Decision, Endpoint, Identity, Kind, Loss, Outcome, Process, Record, Session, Source, limits,
 };
 
 use crate::clock;
+use crate::enrich::{Answer, Question};
 use crate::kernel::{Cause, Connect, Destination, Event, Exec, Head, Judgement, Mode};
-use crate::lineage::Lineage;
+use crate::lineage::{Key, Lineage};
 use crate::policies::Generation;
 
-/// Most arguments kept in a record; the rest counts as cut.
-const MAX_ARGS: usize = 512;
+pub(crate) use programs::arguments;
+use programs::{image, show, status};
 
 /// Who a session belongs to, as events need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,35 +80,56 @@ impl Recorder {
         Self { host: host.into(), boot: boot.into(), mode, lineage }
     }
 
-    /// The record of an event.
-    pub fn record(&mut self, event: &Event, context: &dyn Context) -> Record {
-        let (kind, head) = match event {
-            Event::Fork { head, .. } => (Kind::Fork, head),
-            Event::Exec { head, .. } => (Kind::Exec, head),
-            Event::Exit { head, .. } => (Kind::Exit, head),
-            Event::Connect { head, .. } => (Kind::Connect, head),
+    /// What must be looked up for an event's record, if anything.
+    #[must_use]
+    pub fn question(&self, id: u64, event: &Event) -> Option<Question> {
+        let head = event.head();
+        let unknown = head.process.cgroup != 0 && self.lineage.cgroup(head.process.cgroup).is_none();
+        let mut question = Question {
+            id,
+            tgid: head.process.tgid,
+            started: head.process.started,
+            time_ns: self.wall(head),
+            cgroup: if unknown { head.process.cgroup } else { 0 },
+            ..Question::default()
         };
-        let wall = clock::wall_ns().wrapping_sub(clock::boot_ns()).wrapping_add(head.time);
-        let mut record = blank(kind, &self.host, wall, head.time);
-        match context.owner(head.session, head.channel) {
-            Some(owner) => {
-                record.identity = Some(owner.identity);
-                record.session = Some(owner.session);
-            }
-            None => {
-                record.message =
-                    Some(format!("the session (number {}) is not known to this sensor", head.session))
-            }
+        if let Event::Exec { exec, .. } = event {
+            question.folder = (exec.cwd_inode != 0).then_some((exec.cwd_device, exec.cwd_inode));
+            let path = PathBuf::from(OsString::from_vec(exec.path.clone()));
+            question.executable = Some(((exec.device, exec.inode), path));
         }
-        let mut process = self.process(head);
+        (unknown || question.executable.is_some()).then_some(question)
+    }
+
+    /// The record of an event, with what was looked up for it.
+    pub fn record(&mut self, event: &Event, answer: Option<&Answer>, context: &dyn Context) -> Record {
+        let head = event.head();
+        let kind = kind(event);
+        let key: Key = (head.process.tgid, head.process.started);
+        if let Some(cgroup) = answer.and_then(|answer| answer.cgroup.clone()) {
+            self.lineage.remember_cgroup(head.process.cgroup, cgroup);
+        }
+        let mut record = blank(kind, &self.host, self.wall(head), head.time);
+        let mut subject = key;
         match event {
             Event::Fork { child_tgid, child_started, .. } => {
-                self.lineage.forked((head.process.tgid, head.process.started), (*child_tgid, *child_started));
-                process = self.child(head, *child_tgid, *child_started);
+                subject = (*child_tgid, *child_started);
+                self.lineage.forked(key, subject);
             }
+            Event::Exec { exec, .. } => self.executed(key, head, exec, answer),
+            Event::Connect { connect, .. } => record.endpoint = Some(endpoint(connect)),
+            Event::File { file, .. } => record.file = Some(acts::file_action(file)),
+            Event::System { system, .. } => {
+                record.system =
+                    Some(acts::system_action(system, |tgid, started| self.exec_id((tgid, started))));
+            }
+            Event::Exit { .. } => {}
+        }
+        let mut process = self.process(head, subject);
+        match event {
+            // A program that did not start is told as what it was to be; the process goes on with its old one.
             Event::Exec { exec, .. } => {
-                self.lineage.seen(head.process.tgid, head.process.started);
-                describe(&mut process, exec);
+                show(&mut process, &image(exec, answer), limits::PATH, true);
                 if process.parent_pid == 0 {
                     process.parent_pid = exec.parent_tgid;
                     process.parent_exec_id = self.id_of(exec.parent_tgid);
@@ -109,50 +137,94 @@ impl Recorder {
             }
             Event::Exit { code, .. } => {
                 process.status = status(*code);
-                self.lineage.exited(head.process.tgid, head.process.started);
+                self.lineage.exited(key.0, key.1);
             }
-            Event::Connect { connect, .. } => record.endpoint = Some(endpoint(connect)),
+            _ => {}
+        }
+        match context.owner(head.session, head.channel) {
+            Some(owner) => {
+                record.identity = Some(owner.identity);
+                record.session = Some(owner.session);
+            }
+            None => {
+                record.message =
+                    Some(format!("the session (number {}) is not known to this sensor", head.session));
+            }
         }
         record.process = Some(process);
         record.decision = self.decision(event, head, context);
         record
     }
 
-    fn exec_id(&self, tgid: u32, started: u64) -> String {
+    /// The record of a hash that came after the record of the exec it belongs to; none if it brings nothing new.
+    pub fn executable(&mut self, answer: &Answer, of: &Record) -> Option<Record> {
+        let sha256 = answer.sha256.clone()?;
+        let process = of.process.as_ref()?;
+        self.lineage.hashed((answer.tgid, answer.started), &process.inode, &sha256);
+        let process = Process {
+            exec_id: process.exec_id.clone(),
+            pid: process.pid,
+            path: process.path.clone(),
+            path_cut: process.path_cut,
+            fileless: process.fileless,
+            inode: process.inode.clone(),
+            uid: process.uid,
+            gid: process.gid,
+            sha256,
+            ..Process::default()
+        };
+        Some(Record {
+            identity: of.identity.clone(),
+            session: of.session.clone(),
+            process: Some(process),
+            ..blank(Kind::Executable, &self.host, clock::wall_ns(), clock::boot_ns())
+        })
+    }
+
+    fn wall(&self, head: &Head) -> u64 {
+        clock::wall_ns().wrapping_sub(clock::boot_ns()).wrapping_add(head.time)
+    }
+
+    /// Notes what a process runs from now on.
+    fn executed(&mut self, key: Key, head: &Head, exec: &Exec, answer: Option<&Answer>) {
+        if head.judgement.is_denied() {
+            self.lineage.seen(key.0, key.1);
+        } else {
+            self.lineage.executed(key, image(exec, answer));
+        }
+    }
+
+    fn exec_id(&self, (tgid, started): Key) -> String {
         format!("{}/{started}/{tgid}", self.boot)
     }
 
     fn id_of(&self, tgid: u32) -> String {
-        self.lineage.started(tgid).map_or_else(String::new, |started| self.exec_id(tgid, started))
+        self.lineage.started(tgid).map_or_else(String::new, |started| self.exec_id((tgid, started)))
     }
 
-    fn process(&self, head: &Head) -> Process {
+    /// A process as it is known, with the program that it runs.
+    fn process(&self, head: &Head, key: Key) -> Process {
         let own = &head.process;
-        let parent = self.lineage.parent(own.tgid, own.started);
-        Process {
-            exec_id: self.exec_id(own.tgid, own.started),
-            parent_exec_id: parent.map_or_else(String::new, |(tgid, started)| self.exec_id(tgid, started)),
-            pid: own.tgid,
-            parent_pid: parent.map_or(0, |(tgid, _)| tgid),
+        let ancestors = self.lineage.ancestors(key);
+        let cgroup = self.lineage.cgroup(own.cgroup);
+        let mut process = Process {
+            exec_id: self.exec_id(key),
+            parent_exec_id: ancestors.first().map_or_else(String::new, |parent| self.exec_id(*parent)),
+            ancestors: ancestors.iter().skip(1).map(|ancestor| self.exec_id(*ancestor)).collect(),
+            pid: key.0,
+            parent_pid: ancestors.first().map_or(0, |(tgid, _)| *tgid),
             comm: own.comm.clone(),
             uid: own.uid,
             gid: own.gid,
+            login_uid: own.login_uid,
+            cgroup: cgroup.map_or_else(String::new, |cgroup| cgroup.path.clone()),
+            container: cgroup.map_or_else(String::new, |cgroup| cgroup.container.clone()),
             ..Process::default()
+        };
+        if let Some(image) = self.lineage.image(key) {
+            show(&mut process, image, limits::PATH_ELSEWHERE, false);
         }
-    }
-
-    fn child(&self, head: &Head, tgid: u32, started: u64) -> Process {
-        let own = &head.process;
-        Process {
-            exec_id: self.exec_id(tgid, started),
-            parent_exec_id: self.exec_id(own.tgid, own.started),
-            pid: tgid,
-            parent_pid: own.tgid,
-            comm: own.comm.clone(),
-            uid: own.uid,
-            gid: own.gid,
-            ..Process::default()
-        }
+        process
     }
 
     fn decision(&self, event: &Event, head: &Head, context: &dyn Context) -> Option<Decision> {
@@ -179,10 +251,14 @@ impl Recorder {
                 (refused(event), rule_id(index, rule.as_ref()), reason)
             }
             Judgement::Unjudged(cause) => (refused(event), String::new(), unjudged(cause)),
+            Judgement::ObservedUnjudged(cause) => (Outcome::Observed, String::new(), unjudged(cause)),
         };
         Some(Decision {
             action: match event {
+                Event::Connect { connect, .. } if is_listening(connect) => "listen",
                 Event::Connect { .. } => "connect",
+                Event::File { file, .. } => file.op.name(),
+                Event::System { .. } => "system",
                 Event::Fork { .. } => "fork",
                 Event::Exec { .. } | Event::Exit { .. } => "exec",
             }
@@ -202,8 +278,13 @@ impl Recorder {
             (Mode::Lsm, Event::Exec { head, exec }) if head.judgement.is_denied() && !exec.prevented => {
                 "kernel-exec"
             }
+            // There bind is judged by the cgroup in both modes.
+            (_, Event::Connect { connect, .. }) if matches!(connect.destination, Destination::Bound(..)) => {
+                "kernel-cgroup"
+            }
             (Mode::Lsm, _) => "kernel-lsm",
-            (Mode::Tracepoint, _) => "kernel-cgroup",
+            (Mode::Tracepoint, Event::Connect { .. }) => "kernel-cgroup",
+            (Mode::Tracepoint, _) => "kernel-tracepoint",
         }
     }
 }
@@ -220,32 +301,35 @@ fn unjudged(cause: Cause) -> String {
 fn refused(event: &Event) -> Outcome {
     match event {
         Event::Exec { exec, .. } if !exec.prevented => Outcome::Killed,
+        Event::File { file, .. } if !file.prevented => Outcome::Killed,
         Event::Fork { .. } => Outcome::Killed,
         _ => Outcome::Blocked,
     }
 }
 
-fn describe(process: &mut Process, exec: &Exec) {
-    process.path = String::from_utf8_lossy(&exec.path).into_owned();
-    if exec.path_cut {
-        process.path.insert(0, '…');
+fn kind(event: &Event) -> Kind {
+    match event {
+        Event::Fork { .. } => Kind::Fork,
+        Event::Exec { .. } => Kind::Exec,
+        Event::Exit { .. } => Kind::Exit,
+        Event::Connect { connect, .. } if is_listening(connect) => Kind::Listen,
+        Event::Connect { .. } => Kind::Connect,
+        Event::File { .. } => Kind::File,
+        Event::System { .. } => Kind::System,
     }
-    process.args = exec.arguments();
-    if exec.args_cut() || process.args.len() > MAX_ARGS {
-        process.args.truncate(MAX_ARGS);
-        process.args_cut_from = Some(exec.args_total);
-    }
-    process.fileless = exec.fileless;
-    process.inode = format!("{}:{}/{}", exec.device >> 20, exec.device & 0xf_ffff, exec.inode);
 }
 
-/// `task_struct.exit_code` as `wait` shows it.
-fn status(code: u32) -> String {
-    match code & 0x7f {
-        0 => ((code >> 8) & 0xff).to_string(),
-        number => nix::sys::signal::Signal::try_from(number.cast_signed())
-            .map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned()),
+fn is_listening(connect: &Connect) -> bool {
+    matches!(connect.destination, Destination::Bound(..) | Destination::Listening(..))
+}
+
+/// A text of at most `limit` bytes, and whether it was cut.
+pub(crate) fn cut(mut text: String, limit: usize) -> (String, bool) {
+    if text.len() <= limit {
+        return (text, false);
     }
+    text.truncate(text.floor_char_boundary(limit));
+    (text, true)
 }
 
 fn endpoint(connect: &Connect) -> Endpoint {
@@ -258,6 +342,11 @@ fn endpoint(connect: &Connect) -> Endpoint {
     match connect.destination {
         Destination::Connection(address, port) => of(address, port, "connect"),
         Destination::Datagram(address, port) => of(address, port, "send"),
+        Destination::Bound(address, port) => of(address, port, "bind"),
+        Destination::Listening(Some((address, port))) => of(address, port, "listen"),
+        Destination::Listening(None) => {
+            Endpoint { protocol: protocol(connect.protocol), op: "listen".into(), ..Endpoint::default() }
+        }
         Destination::Socket => {
             Endpoint { protocol: protocol(connect.protocol), op: "socket".into(), ..Endpoint::default() }
         }

@@ -346,6 +346,10 @@ impl Writer {
 /// What must not give way to what was simply allowed.
 fn is_reserved(record: &Record) -> bool {
     match &record.decision {
+        // What is only watched is not a decision against anybody, and there can be much of it.
+        Some(decision) if decision.outcome == Outcome::Observed => {
+            record.identity.as_ref().is_none_or(|identity| identity.kind != "unbrokered")
+        }
         Some(decision) => decision.outcome != Outcome::Allowed,
         None => !matches!(
             record.kind,

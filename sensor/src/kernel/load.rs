@@ -20,8 +20,20 @@ use super::{Kernel, KernelError, KernelOptions, Mode, attach, mounts, object, of
 
 /// The maps, in the order in which they are opened.
 const MAPS: [&str; 14] = [
-    "META", "TASKS", "TAGGED", "SESSIONS", "HOST", "POLICIES", "ARENA", "EVENTS", "COUNTERS", "SCRATCH", "NAMES",
-    "NAMED", "UNBROKERED", "GUARDED",
+    "META",
+    "TASKS",
+    "TAGGED",
+    "SESSIONS",
+    "HOST",
+    "POLICIES",
+    "ARENA",
+    "EVENTS",
+    "COUNTERS",
+    "SCRATCH",
+    "NAMES",
+    "NAMED",
+    "UNBROKERED",
+    "GUARDED",
 ];
 
 /// Work areas per CPU; see `sensor-ebpf/src/scratch.rs`.
@@ -125,9 +137,11 @@ fn open_hash<K: Pod, V: Pod>(
     pin_dir: &Path,
     name: &'static str,
 ) -> Result<Mutex<HashMap<MapData, K, V>>, KernelError> {
-    HashMap::try_from(open_map(pin_dir, name)?)
-        .map(Mutex::new)
-        .map_err(|source| KernelError::Map { map: name, action: "open", source: source.into() })
+    HashMap::try_from(open_map(pin_dir, name)?).map(Mutex::new).map_err(|source| KernelError::Map {
+        map: name,
+        action: "open",
+        source: source.into(),
+    })
 }
 
 fn choose_mode(wanted: Option<Mode>) -> Result<Mode, KernelError> {
@@ -271,7 +285,10 @@ pub(super) fn load_object(offsets: &Offsets, pin_dir: Option<&Path>) -> Result<E
         }
         None => {
             loader.map_max_entries("ARENA", 1).map_max_entries("EVENTS", 4096).map_max_entries("TASKS", 1);
-            loader.map_max_entries("TAGGED", 1).map_max_entries("GUARDED", 1).map_max_entries("UNBROKERED", 1);
+            loader
+                .map_max_entries("TAGGED", 1)
+                .map_max_entries("GUARDED", 1)
+                .map_max_entries("UNBROKERED", 1);
         }
     }
     loader.load(object::bytes()).map_err(|error| KernelError::Load(error.into()))

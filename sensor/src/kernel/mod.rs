@@ -28,8 +28,8 @@ use sallyport_sensor_abi::names::{Inode, Name};
 use sallyport_sensor_abi::session::{Host, Session, Tag, Unbrokered};
 
 pub use event::{
-    Cause, Connect, Counters, Destination, Event, Exec, File, FileOp, Head, Judgement, KindCounters, Operation,
-    Process, System, fuzz_event,
+    Cause, Connect, Counters, Destination, Event, Exec, File, FileOp, Head, Judgement, KindCounters,
+    Operation, Process, System, fuzz_event,
 };
 pub use load::{LoadedPolicy, Started};
 pub use mounts::MountError;

@@ -54,8 +54,7 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
         })
     };
     // Kernels are built with or without some fields.
-    let optional =
-        |structure: &str, field: &str| field_offset(&btf, structure, field).unwrap_or(NO_OFFSET);
+    let optional = |structure: &str, field: &str| field_offset(&btf, structure, field).unwrap_or(NO_OFFSET);
     // The programs read a name's length and address at once, as all kernels have had them so far.
     if of("qstr", "name")? != 8 || ![0, 4].contains(&of("qstr", "len")?) {
         return Err(OffsetError::NoField { structure: "qstr", field: "hash_len", release });
@@ -63,7 +62,11 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
     // Nor do they read parent, name and inode of a directory entry one by one.
     let parent = of("dentry", "d_parent")?;
     if of("dentry", "d_name")? != parent + 8 || of("dentry", "d_inode")? != parent + 24 {
-        return Err(OffsetError::NoField { structure: "dentry", field: "d_parent, d_name, d_inode", release });
+        return Err(OffsetError::NoField {
+            structure: "dentry",
+            field: "d_parent, d_name, d_inode",
+            release,
+        });
     }
     Ok(Offsets {
         linux_binprm_file: of("linux_binprm", "file")?,

@@ -117,7 +117,8 @@ impl EventStream {
         self.slots.insert(session, slot);
         let queued = self.sessions.double_word(slot, offset_of!(Session, queued));
         // Never below zero, whatever was counted before: that would be a quota that is used up for ever.
-        let _ = queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |queued| Some(queued.saturating_sub(bytes)));
+        let _ = queued
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |queued| Some(queued.saturating_sub(bytes)));
     }
 
     /// How many events could not be decoded since the stream was opened: a fault of this program.

@@ -34,6 +34,7 @@ impl Context for Tables {
                 version: "v3".into(),
                 principal: Principal::default(),
                 local_user: "root".into(),
+                names: vec![],
                 rules: vec![rule("default", ""), rule("no-scanners", "not here")],
             })
         })
@@ -41,7 +42,16 @@ impl Context for Tables {
 }
 
 fn head(judgement: Judgement) -> Head {
-    let process = kernel::Process { tgid: 20, tid: 20, started: 2_000, uid: 0, gid: 0, comm: "bash".into() };
+    let process = kernel::Process {
+        tgid: 20,
+        tid: 20,
+        started: 2_000,
+        uid: 0,
+        gid: 0,
+        comm: "bash".into(),
+        cgroup: 5,
+        login_uid: Some(1000),
+    };
     Head { time: 5_000, session: 7, channel: 1, judgement, generation: 3, process }
 }
 
@@ -56,6 +66,14 @@ fn exec(judgement: Judgement, prevented: bool) -> Event {
         prevented,
         inode: 99,
         device: 8 << 20 | 1,
+        setuid: false,
+        unbrokered: false,
+        other_name: false,
+        cwd_inode: 4,
+        cwd_device: 8 << 20 | 1,
+        mount_namespace: 11,
+        pid_namespace: 12,
+        audit_session: Some(3),
     };
     Event::Exec { head: head(judgement), exec }
 }
@@ -82,9 +100,10 @@ fn a_denied_program_has_rule_version_point_and_lineage() {
             child_tgid: 20,
             child_started: 2_000,
         },
+        None,
         &Tables,
     );
-    let record = recorder.record(&exec(denied, true), &Tables);
+    let record = recorder.record(&exec(denied, true), None, &Tables);
     let decision = record.decision.expect("a decision");
     assert_eq!(
         (decision.action.as_str(), decision.outcome, decision.policy.as_str(), decision.rule.as_str()),
@@ -108,13 +127,13 @@ fn a_denied_program_has_rule_version_point_and_lineage() {
 fn outcomes_and_points_follow_the_mode() {
     let denied = Judgement::Denied { rule: 0, kill: false, end_session: false };
     let killed =
-        recorder(Mode::Tracepoint).record(&exec(denied, false), &Tables).decision.expect("a decision");
+        recorder(Mode::Tracepoint).record(&exec(denied, false), None, &Tables).decision.expect("a decision");
     assert_eq!((killed.outcome, killed.point.as_str()), (Outcome::Killed, "kernel-exec"));
     assert_eq!((killed.rule.as_str(), killed.reason.as_str()), ("", "no rule permits it"));
     let by_arguments =
-        recorder(Mode::Lsm).record(&exec(denied, false), &Tables).decision.expect("a decision");
+        recorder(Mode::Lsm).record(&exec(denied, false), None, &Tables).decision.expect("a decision");
     assert_eq!((by_arguments.outcome, by_arguments.point.as_str()), (Outcome::Killed, "kernel-exec"));
-    let observed = recorder(Mode::Lsm).record(&exec(Judgement::Observed { rule: 1 }, false), &Tables);
+    let observed = recorder(Mode::Lsm).record(&exec(Judgement::Observed { rule: 1 }, false), None, &Tables);
     assert_eq!(
         observed.decision.map(|d| (d.outcome, d.rule)),
         Some((Outcome::Observed, "no-scanners".into()))
@@ -123,7 +142,8 @@ fn outcomes_and_points_follow_the_mode() {
         destination: Destination::Connection("::ffff:10.0.0.1".parse().expect("address"), 22),
         protocol: 6,
     };
-    let refused = recorder(Mode::Tracepoint).record(&Event::Connect { head: head(denied), connect }, &Tables);
+    let refused =
+        recorder(Mode::Tracepoint).record(&Event::Connect { head: head(denied), connect }, None, &Tables);
     assert_eq!(
         refused.decision.map(|d| (d.outcome, d.point)),
         Some((Outcome::Blocked, "kernel-cgroup".into()))
@@ -138,7 +158,8 @@ fn outcomes_and_points_follow_the_mode() {
 #[test]
 fn exits_say_how() {
     for (code, expected) in [(0, "0"), (3 << 8, "3"), (9, "SIGKILL"), (0x80 | 11, "SIGSEGV")] {
-        let record = recorder(Mode::Lsm).record(&Event::Exit { head: head(Judgement::None), code }, &Tables);
+        let record =
+            recorder(Mode::Lsm).record(&Event::Exit { head: head(Judgement::None), code }, None, &Tables);
         assert_eq!(record.process.expect("a process").status, expected);
         assert!(record.decision.is_none());
     }
@@ -149,7 +170,7 @@ fn what_is_not_known_is_said() {
     let mut other = head(Judgement::Unjudged(Cause::NoPolicy));
     (other.session, other.generation) = (8, 0);
     let Event::Exec { exec, .. } = exec(Judgement::Allowed, true) else { panic!("an exec") };
-    let record = recorder(Mode::Lsm).record(&Event::Exec { head: other, exec }, &Tables);
+    let record = recorder(Mode::Lsm).record(&Event::Exec { head: other, exec }, None, &Tables);
     assert!(record.identity.is_none() && record.message.is_some_and(|text| text.contains("number 8")));
     let decision = record.decision.expect("a decision");
     assert!(decision.reason.contains("no policy on this host") && decision.policy.is_empty());

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sallyport_contract::v1::{self, LiveChannel, PolicyBundle};
+use sallyport_evidence::Record;
 use sallyport_evidence::record::{Identity, Kind, Session};
 use sallyport_policy::Principal;
 use serde::{Deserialize, Serialize};
@@ -213,6 +214,13 @@ impl Sessions {
     #[must_use]
     pub fn id_of(&self, number: u64) -> Option<String> {
         self.tables().known.get(&number).map(|(file, _)| file.id.clone())
+    }
+
+    /// Enters a session's owner into a record.
+    pub fn name(&self, record: &mut Record, number: u64) {
+        if let Some(owner) = self.owner(number, 0) {
+            (record.identity, record.session) = (Some(owner.identity), Some(owner.session));
+        }
     }
 
     /// How the kernel enforces.

@@ -72,6 +72,10 @@ impl Sessions {
             // A leader that its predecessor tagged and did not let go is not let go now: it ends by itself, since
             // nobody at the gateway waits for it any more.
             if let Ok(control) = attend::connect(&self.channel_dir(&channel.id)).await {
+                // An earlier version may not have done it.
+                if let Some(shepherd) = control.peer_cred().ok().and_then(|peer| peer.pid()) {
+                    let _ = self.kernel.guard(shepherd.unsigned_abs());
+                }
                 self.attend(&file.id, &channel.id, channel.number, control, false);
                 attended.push(channel.id.clone());
             }

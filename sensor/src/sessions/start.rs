@@ -178,7 +178,9 @@ impl Sessions {
         let spec = self.spec(order, directory)?;
         let (mut shepherd, leader) = self.shepherd(&spec).await?;
         let number = rand::random_range(1..=u32::MAX);
-        let ready = self.tag(order, file.number, number, leader);
+        // Before anything of the session runs, so that nothing of it can ever lay hands on its shepherd.
+        let keeper = shepherd.id();
+        let ready = self.guard(keeper).and_then(|()| self.tag(order, file.number, number, leader));
         let control = match ready {
             Ok(()) => crate::sessions::attend::connect(directory).await.map_err(Refusal::Io),
             Err(error) => Err(error),
@@ -189,13 +191,30 @@ impl Sessions {
                 // With its shepherd gone the leader finds its gate closed and ends without having run anything.
                 let _ = shepherd.start_kill();
                 let _ = shepherd.wait().await;
+                self.unguard(keeper);
                 return Err(error);
             }
         };
-        // It is our child as long as we live: take note of its end.
-        tokio::spawn(async move { shepherd.wait().await });
+        // It is our child as long as we live: take note of its end. Not reaped before, it keeps its number until then.
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _ = shepherd.wait().await;
+            this.unguard(keeper);
+        });
         self.attend(&order.session_id, &order.channel_id, number, control, true);
         Ok(())
+    }
+
+    fn guard(&self, shepherd: Option<u32>) -> Result<(), Refusal> {
+        // Without a number it has ended already.
+        let shepherd = shepherd.ok_or(KernelError::NoProcess(0))?;
+        Ok(self.kernel.guard(shepherd)?)
+    }
+
+    fn unguard(&self, shepherd: Option<u32>) {
+        if let Some(shepherd) = shepherd {
+            self.kernel.unguard(shepherd);
+        }
     }
 
     /// From here on the leader and all its descendants are judged, and a restarted sensor knows of them.
