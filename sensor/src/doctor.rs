@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::kernel::{KernelFacts, Mode, ModeFacts, probe};
+use crate::refusals::{self, Means};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -30,7 +31,10 @@ impl Report {
     /// Looks at the host. Changes nothing.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let kernel = probe();
+        let mut kernel = probe();
+        for (mode, facts) in [(Mode::Lsm, &mut kernel.lsm), (Mode::Tracepoint, &mut kernel.tracepoint)] {
+            facts.limits.extend(refusals::limits(&Means::of(mode)));
+        }
         let mut problems = Vec::new();
         let (chosen, why) = choose(&kernel, config.mode);
         if chosen.is_none() {

@@ -22,6 +22,7 @@ pub mod notices;
 pub mod policies;
 mod processes;
 pub mod records;
+pub mod refusals;
 mod relay;
 pub mod sessions;
 pub mod spool;

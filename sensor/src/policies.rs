@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sallyport_contract::v1::PolicyBundle;
-use sallyport_policy::{Bundle, Policy, Principal, RuleInfo};
+use sallyport_policy::{Bundle, Policy, Principal, RuleInfo, SystemDenials};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +37,8 @@ pub struct Generation {
     /// Files and folders that its rules forbid by name.
     #[serde(default)]
     pub names: Vec<String>,
+    /// What of action `system` it denies.
+    pub system: SystemDenials,
 }
 
 /// A bundle was refused; the previous one stays in force.
@@ -259,12 +261,14 @@ impl Policies {
             PolicyError::Compile { user, local_user: local_user.into(), source }
         })?;
         let loaded = self.kernel.load_policy(&compiled.header, &compiled.arena)?;
+        let system = compiled.system_denials();
         let generation = Generation {
             version: current.version.clone(),
             principal: principal.clone(),
             local_user: local_user.into(),
             rules: compiled.rules,
             names: compiled.names,
+            system,
         };
         // Before any session uses it: no event may carry a generation that a restart could not name.
         let kept = files::write_json(&self.generation_dir.join(loaded.generation.to_string()), &generation);
@@ -279,6 +283,24 @@ impl Policies {
         }
         self.register_names();
         Ok(loaded.slot)
+    }
+
+    /// What of action `system` the bundle denies to somebody; none before [`Self::compiled`].
+    #[must_use]
+    pub fn system_denials(
+        &self,
+        current: &Current,
+        principal: &Principal,
+        local_user: &str,
+    ) -> Option<SystemDenials> {
+        let key = Key {
+            version: current.version.clone(),
+            principal: principal.clone(),
+            local_user: local_user.into(),
+        };
+        let tables = self.tables();
+        let generation = tables.loaded.get(&key)?.generation;
+        tables.generations.get(&generation).map(|generation| generation.system)
     }
 
     /// Keeps a bundle as the last good one.

@@ -35,6 +35,7 @@ pub use load::{LoadedPolicy, Started};
 pub use mounts::MountError;
 pub use names::name;
 pub use offsets::OffsetError;
+pub(crate) use probe::is_before;
 pub use probe::{KernelFacts, ModeFacts, probe};
 pub use ring::EventStream;
 pub use sessions::{OpenSession, TaggedTask};

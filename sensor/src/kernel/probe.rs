@@ -172,13 +172,11 @@ fn limits(mode: Mode) -> Vec<String> {
             "packet, vsock, AF_ALG, XDP and other sockets outside of IPv4 and IPv6 are not refused; most of them need root",
         ],
     };
-    let old = kernel_before(5, 12).then_some(
-        "before Linux 5.12 (and 5.10.162) io_uring works in kernel threads, which do not carry the session's tag",
-    );
-    both.iter().chain(own).copied().chain(old).map(str::to_owned).collect()
+    both.iter().chain(own).copied().map(str::to_owned).collect()
 }
 
-fn kernel_before(major: u32, minor: u32) -> bool {
+/// Whether the running kernel is older than that version.
+pub(crate) fn is_before(major: u32, minor: u32) -> bool {
     let release = release();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {

@@ -57,6 +57,7 @@ fn generation() -> Generation {
         local_user: "root".into(),
         names: vec![],
         rules: vec![rule("default", ""), rule("no-scanners", "port scanners are not for production hosts.")],
+        system: sallyport_policy::SystemDenials::default(),
     }
 }
 

@@ -36,6 +36,7 @@ impl Context for Tables {
                 local_user: "root".into(),
                 names: vec![],
                 rules: vec![rule("default", ""), rule("no-scanners", "not here")],
+                system: sallyport_policy::SystemDenials::default(),
             })
         })
     }

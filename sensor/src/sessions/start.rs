@@ -14,6 +14,7 @@ use crate::clock;
 use crate::files;
 use crate::kernel::{KernelError, Mode};
 use crate::policies::PolicyError;
+use crate::refusals::{self, Means};
 use crate::shepherd::protocol::{Pty, Ready, Spec, Work};
 
 /// So long a shepherd may take until its leader waits.
@@ -175,7 +176,7 @@ impl Sessions {
         file: &SessionFile,
         directory: &Path,
     ) -> Result<(), Refusal> {
-        let spec = self.spec(order, directory)?;
+        let spec = self.spec(order, file, directory)?;
         let (mut shepherd, leader) = self.shepherd(&spec).await?;
         let number = rand::random_range(1..=u32::MAX);
         // Before anything of the session runs, so that nothing of it can ever lay hands on its shepherd.
@@ -264,7 +265,12 @@ impl Sessions {
         Err(Refusal::Shepherd(refused))
     }
 
-    fn spec(&self, order: &StartChannel, directory: &Path) -> Result<Spec, Refusal> {
+    fn spec(&self, order: &StartChannel, file: &SessionFile, directory: &Path) -> Result<Spec, Refusal> {
+        // The policy in force now, which need not be the one that the session began with.
+        let current = self.policies.current().ok_or(Refusal::NoPolicy)?;
+        let denials = self.policies.system_denials(&current, &file.principal, &file.local_user);
+        let mode = self.kernel.mode();
+        let plan = refusals::plan(&denials.ok_or(Refusal::NoPolicy)?, &Means::of(mode));
         let work = order.work.as_ref().ok_or(Refusal::Order("it says nothing to do"))?;
         let what = match work.work.as_ref().ok_or(Refusal::Order("it says nothing to do"))? {
             work::Work::Shell(_) => Work::Shell,
@@ -300,13 +306,14 @@ impl Sessions {
             sftp_server: settings.sftp_server.clone(),
             reattach_grace_ms: millis(settings.reattach_grace),
             hangup_grace_ms: millis(settings.hangup_grace),
-            announcement: announcement(order, self.kernel.mode()),
+            refusals: plan.refusals,
+            announcement: announcement(order, mode, &plan.text()),
         })
     }
 }
 
-/// The gateway's line, and how this host enforces.
-fn announcement(order: &StartChannel, mode: Mode) -> String {
+/// The gateway's line, and how this host enforces. `refused`: what the session gives up, and what is left open.
+fn announcement(order: &StartChannel, mode: Mode, refused: &str) -> String {
     if order.announcement.is_empty() {
         return String::new();
     }
@@ -320,7 +327,7 @@ fn announcement(order: &StartChannel, mode: Mode) -> String {
         let date = if far { format!("{} ", end.date()) } else { String::new() };
         format!("; grant ends {date}{:02}:{:02} UTC", end.hour(), end.minute())
     });
-    format!("{}; {how}{end}", order.announcement)
+    format!("{}; {how}{refused}{end}", order.announcement)
 }
 
 /// Ids become names of folders.
@@ -375,11 +382,11 @@ mod tests {
             expires_at_ms: in_an_hour,
             ..StartChannel::default()
         };
-        let text = announcement(&order, Mode::Lsm);
+        let text = announcement(&order, Mode::Lsm, "; refused: mount");
         assert!(text.starts_with(
-            "sallyport: recorded; a as b on c; policy 1; kernel: lsm (denied before it runs); grant ends "
+            "sallyport: recorded; a as b on c; policy 1; kernel: lsm (denied before it runs); refused: mount; grant ends "
         ));
         assert!(text.ends_with(" UTC"), "{text}");
-        assert_eq!(announcement(&StartChannel::default(), Mode::Lsm), "");
+        assert_eq!(announcement(&StartChannel::default(), Mode::Lsm, ""), "");
     }
 }

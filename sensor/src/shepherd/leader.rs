@@ -17,7 +17,9 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, chdir, execve, fork, pipe2, setgid, setgroups, setsid, setuid};
 
 use super::account::{Account, environment};
+use super::filter::Filter;
 use super::protocol::{Spec, Work};
+use super::{bounds, enclosure};
 
 /// Exit status of a leader that could not execute its program.
 pub(crate) const CANNOT_EXECUTE: i32 = 126;
@@ -80,7 +82,13 @@ pub(crate) fn program(work: &Work, shell: &Path, sftp_server: &[PathBuf]) -> Res
 ///
 /// # Errors
 /// The kernel refuses a pipe or the fork.
-pub(crate) fn spawn(stdio: Stdio, account: &Account, spec: &Spec, program: &Program) -> nix::Result<Leader> {
+pub(crate) fn spawn(
+    stdio: Stdio,
+    account: &Account,
+    spec: &Spec,
+    program: &Program,
+    filter: &Filter,
+) -> nix::Result<Leader> {
     let (gate_read, gate_write) = pipe2(OFlag::O_CLOEXEC)?;
     let (trouble_read, trouble_write) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this process has exactly one thread (the shepherd never starts another), so the child is a
@@ -93,7 +101,8 @@ pub(crate) fn spawn(stdio: Stdio, account: &Account, spec: &Spec, program: &Prog
         ForkResult::Child => {
             drop((gate_write, trouble_read));
             let mut trouble = File::from(trouble_write);
-            let error = become_program(&stdio, File::from(gate_read), &trouble, account, spec, program);
+            let gate = File::from(gate_read);
+            let error = become_program(&stdio, gate, &trouble, account, spec, program, filter);
             if let Err(error) = error {
                 let _ = trouble.write_all(error.as_bytes());
             }
@@ -115,6 +124,7 @@ fn become_program(
     account: &Account,
     spec: &Spec,
     program: &Program,
+    filter: &Filter,
 ) -> Result<(), String> {
     let failed = |what: &'static str| move |error: nix::Error| format!("{what}: {}", error.desc());
     reset_signals().map_err(failed("signals cannot be reset"))?;
@@ -145,6 +155,13 @@ fn become_program(
         let soft = limit.soft.unwrap_or(soft).min(hard);
         setrlimit(limit.resource, soft, hard).map_err(failed("a limit of limits.conf cannot be set"))?;
     }
+    // While it is root: so none of it needs `no_new_privs`, with which sudo would not work.
+    if spec.refusals.enclosed {
+        enclosure::enter()
+            .map_err(|error| format!("processes outside of the session cannot be closed off: {error}"))?;
+    }
+    bounds::tighten(spec.refusals)?;
+    filter.put_on_as_root().map_err(|error| error.to_string())?;
     if nix::unistd::Uid::effective().is_root() {
         setgroups(&account.groups).map_err(failed("groups cannot be set"))?;
         setgid(account.gid).map_err(failed("the group cannot be set"))?;
@@ -153,6 +170,7 @@ fn become_program(
             return Err("the user was set, but root could be had back".into());
         }
     }
+    filter.put_on_as_user().map_err(|error| error.to_string())?;
     umask(Mode::from_bits_truncate(account.umask));
     if chdir(&account.home).is_err() {
         chdir("/").map_err(failed("neither the home directory nor / can be entered"))?;

@@ -9,8 +9,11 @@
 //! only root can enter, and peers of another user are turned away.
 
 pub mod account;
+mod bounds;
 mod channel;
 mod control;
+pub mod enclosure;
+pub mod filter;
 mod io;
 mod leader;
 mod notice;
@@ -71,12 +74,14 @@ fn prepare() -> Result<Shepherd, String> {
         .map_err(|error| format!("the shepherd cannot read its spec: {error}"))?;
     let account = account::admit(&spec.local_user).map_err(|error| error.to_string())?;
     let program = leader::program(&spec.work, &account.shell, &spec.sftp_server)?;
+    let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
+    let filter = filter::compile(spec.refusals, uid, gid).map_err(|error| error.to_string())?;
     let signals =
         own_session().map_err(|error| format!("the shepherd cannot be set up: {}", error.desc()))?;
     let listener = listen(&spec)?;
     let (stdio, ends) = open_ends(&spec, &account)
         .map_err(|error| format!("no terminal or pipes can be had: {}", error.desc()))?;
-    let leader = leader::spawn(stdio, &account, &spec, &program)
+    let leader = leader::spawn(stdio, &account, &spec, &program, &filter)
         .map_err(|error| format!("no process can be started: {}", error.desc()))?;
     let ready = Ready::Leader { pid: leader.pid.as_raw().unsigned_abs(), shepherd: std::process::id() };
     say(&ready);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::filter::Refusals;
+
 /// First byte of a connection that carries JSON lines.
 pub const CONTROL: u8 = b'C';
 /// First byte of a connection that carries channel frames.
@@ -43,6 +45,8 @@ pub struct Spec {
     pub reattach_grace_ms: u64,
     /// From SIGHUP to SIGKILL when a channel must end. Milliseconds.
     pub hangup_grace_ms: u64,
+    /// What the leader gives up before it becomes the user.
+    pub refusals: Refusals,
     /// Said before anything else: on the terminal, or nowhere if there is none.
     pub announcement: String,
 }

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use sallyport_contract::resume::{Incoming, Resumable};
 use sallyport_contract::v1::{ChannelFrame, Chunk, Eof, Exit, Stream, channel_frame::Body};
 use sallyport_sensor::frames;
+use sallyport_sensor::shepherd::filter::Refusals;
 use sallyport_sensor::shepherd::protocol::{
     CONTROL, Command, LINK, Pty, Ready, Report, Spec, Work, line, socket_path,
 };
@@ -23,6 +24,9 @@ pub(crate) struct Setup {
     pub(crate) pty: Option<Pty>,
     pub(crate) local_user: Option<String>,
     pub(crate) announcement: String,
+    pub(crate) refusals: Refusals,
+    /// Start the shepherd without `CAP_SYS_ADMIN` (needs root).
+    pub(crate) without_admin: bool,
     pub(crate) reattach_grace: Duration,
     /// Files to put over the host's, seen by this shepherd alone (in a mount namespace; needs root).
     pub(crate) files: Vec<(&'static str, String)>,
@@ -35,6 +39,8 @@ pub(crate) fn command(line: &str) -> Setup {
         pty: None,
         local_user: None,
         announcement: String::new(),
+        refusals: Refusals::default(),
+        without_admin: false,
         reattach_grace: Duration::from_secs(30),
         files: Vec::new(),
     }
@@ -82,6 +88,7 @@ fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
         sftp_server: vec!["/usr/lib/openssh/sftp-server".into(), "/usr/libexec/openssh/sftp-server".into()],
         reattach_grace_ms: setup.reattach_grace.as_millis() as u64,
         hangup_grace_ms: 500,
+        refusals: setup.refusals,
         announcement: setup.announcement,
     };
     let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_sallyport-sensor"));
@@ -95,6 +102,10 @@ fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
         script.push_str("exec \"$0\" shepherd");
         let shepherd = std::mem::replace(&mut program, std::process::Command::new("unshare"));
         program.args(["--mount", "sh", "-c", &script]).arg(shepherd.get_program());
+    }
+    if setup.without_admin {
+        let shepherd = std::mem::replace(&mut program, std::process::Command::new("setpriv"));
+        program.arg("--bounding-set=-sys_admin").arg(shepherd.get_program());
     }
     let mut shepherd = program
         .arg("shepherd")

@@ -1,6 +1,8 @@
 //! The shepherd alone: a real process with real programs, driven over its socket as a gateway would.
 
+mod calls;
 mod gateway;
+mod refusals;
 
 use std::time::{Duration, Instant};
 
