@@ -265,4 +265,32 @@ mod tests {
         assert!(!old.refusals.enclosed && old.refusals.has(trace));
         assert_eq!(old.gaps, ["trace (by /proc/PID/mem)", "signal"]);
     }
+
+    #[test]
+    fn a_bundle_becomes_a_plan() {
+        const RULES: &str = "
+            @id(\"all\") permit (principal, action == Action::\"system\", resource);
+            @id(\"others\") @reason(\"r\") forbid (principal, action == Action::\"system\", resource)
+            when { [\"trace\", \"signal\"].contains(context.operation) && context.outside };
+            @id(\"kernel\") @reason(\"r\") forbid (principal, action == Action::\"system\", resource)
+            when { [\"bpf\", \"module\"].contains(context.operation) };
+            @id(\"mounts\") @reason(\"r\") forbid (principal, action == Action::\"system\", resource)
+            when { context.operation == \"mount\" && context.caller != \"/usr/bin/mount\" };
+            @id(\"watch\") @reason(\"r\") @mode(\"monitor\") forbid (principal, action == Action::\"system\", resource)
+            when { context.operation == \"perf\" };";
+        let files = [("bundle.toml", "name = \"t\"\nschema = 2\n"), ("rules.cedar", RULES)];
+        let bundle = sallyport_policy::Bundle::from_files(files).expect("a bundle");
+        let policy = sallyport_policy::Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
+        let who = sallyport_policy::Principal::default();
+        let denials = policy.compile(&who, "web-1", "root").expect("compiles").system_denials();
+        let found = plan(&denials, &TRACEPOINT);
+        let expected = bits(&[operation::BPF, operation::MODULE, operation::IO_URING]);
+        assert_eq!(
+            found.refusals,
+            Refusals { operations: expected, enclosed: true, judgement: true },
+            "{found:?}"
+        );
+        assert_eq!(found.gaps, ["mount"]);
+        assert_eq!(plan(&denials, &Means::seeing_all(Mode::Lsm)), Plan::default());
+    }
 }

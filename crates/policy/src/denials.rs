@@ -48,16 +48,11 @@ impl KernelPolicy {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{Bundle, Policy, Principal};
 
     fn denials(rules: &str) -> SystemDenials {
-        let files = BTreeMap::from([
-            ("bundle.toml".to_owned(), b"name = \"t\"\nschema = 2\n".to_vec()),
-            ("rules.cedar".to_owned(), rules.as_bytes().to_vec()),
-        ]);
+        let files = [("bundle.toml", "name = \"t\"\nschema = 2\n"), ("rules.cedar", rules)];
         let bundle = Bundle::from_files(files).expect("a bundle");
         let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
         policy.compile(&Principal::default(), "web-1", "root").expect("compiles").system_denials()

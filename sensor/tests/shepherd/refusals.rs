@@ -391,10 +391,11 @@ fn ordinary_work_goes_on() {
             eprintln!("not here: {program}");
             continue;
         }
-        let (status, text) = run_setup(command(line), refusals);
-        if text != expected {
-            let control = run_setup(command(line), NOTHING);
-            assert_eq!((status, text), control, "{program} works without the filter only");
+        // Standard error, which comes last, may have more to say on a computer that many work on.
+        let text = run_setup(command(line), refusals).1;
+        if !text.starts_with(expected) {
+            let control = run_setup(command(line), NOTHING).1;
+            assert!(!control.starts_with(expected), "{program} works without the filter only: {text}");
             eprintln!("not working here, with or without: {program}");
             continue;
         }
