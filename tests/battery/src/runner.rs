@@ -1,0 +1,142 @@
+//! Runs techniques, four ways each, and judges.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use sallyport_sensor::kernel::Mode;
+
+use crate::enforcer::Enforcer;
+use crate::report::{self, Row, Summary, Verdict};
+use crate::server::{Ended, Server};
+use crate::stage::{self, Stage};
+use crate::technique::{Person, Technique};
+
+pub(crate) struct Options {
+    pub(crate) mode: Option<Mode>,
+    pub(crate) bundle: PathBuf,
+    pub(crate) own_machine: bool,
+    pub(crate) without_sensor: bool,
+    pub(crate) verbose: bool,
+}
+
+/// One run of one technique.
+struct Ran {
+    happened: bool,
+    ended: Ended,
+}
+
+struct Runner<'a> {
+    techniques: &'a [Technique],
+    server: Server,
+    verbose: bool,
+}
+
+/// Runs all, prints a row for each, and last how many there were.
+pub(crate) fn run(techniques: &[Technique], options: &Options) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the battery needs root: it loads programs into the kernel, and tries what root can do");
+    }
+    // Before anything else: what is forked from it must not have descriptors of the sensor's.
+    let server = Server::start(techniques).context("start the server of techniques")?;
+    let mut runner = Runner { techniques, server, verbose: options.verbose };
+    let done = runner.all(options);
+    drop(runner);
+    stage::remove().context("remove the stage")?;
+    done
+}
+
+impl Runner<'_> {
+    fn all(&mut self, options: &Options) -> Result<()> {
+        let mut obstacles: Vec<Option<String>> = Vec::new();
+        for number in 0..self.techniques.len() {
+            obstacles.push(self.obstacle(number, options));
+        }
+        if options.without_sensor {
+            for (technique, obstacle) in self.techniques.iter().zip(obstacles) {
+                let works = obstacle.unwrap_or_else(|| "works".to_owned());
+                println!("{}: {}: {works}", technique.group, technique.name);
+            }
+            return Ok(());
+        }
+        let enforcer = Enforcer::start(&options.bundle, options.mode)?;
+        let mode = enforcer.mode()?;
+        for (number, obstacle) in obstacles.into_iter().enumerate() {
+            let (verdict, note) = match obstacle {
+                Some(obstacle) => (Verdict::Na, obstacle),
+                None => self.judge(number, &enforcer),
+            };
+            report::row(&Row::new(&self.techniques[number], mode == Mode::Tracepoint, verdict, note));
+        }
+        let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+        report::end(&Summary { mode: mode.to_string(), release, rows: self.techniques.len() });
+        Ok(())
+    }
+
+    /// Without the sensor: why it does not work here, if it does not.
+    fn obstacle(&mut self, number: usize, options: &Options) -> Option<String> {
+        if self.techniques[number].guest_only && !options.own_machine {
+            return Some("it would change a machine that others use".to_owned());
+        }
+        match self.once(number, None) {
+            Ok(ran) if ran.happened => None,
+            Ok(ran) => Some(format!("without the sensor: {}", said(&ran.ended, "nothing happened"))),
+            Err(error) => Some(format!("without the sensor: {error:#}")),
+        }
+    }
+
+    fn judge(&mut self, number: usize, enforcer: &Enforcer) -> (Verdict, String) {
+        let technique = self.techniques[number];
+        let controls: &[(Option<Person>, &str)] = match technique.guarded {
+            true => &[(None, "an untagged process")],
+            false => &[(None, "an untagged process"), (Some(Person::Permitted), "a session that may")],
+        };
+        for (person, who) in controls {
+            match self.once(number, person.map(|person| (enforcer, person))) {
+                Ok(ran) if ran.happened => {}
+                Ok(ran) => {
+                    return (Verdict::Broken, format!("{who}: {}", said(&ran.ended, "nothing happened")));
+                }
+                Err(error) => return (Verdict::Broken, format!("{who}: {error:#}")),
+            }
+        }
+        match self.once(number, Some((enforcer, technique.person))) {
+            Ok(ran) if ran.happened => (Verdict::Lost, String::new()),
+            Ok(ran) if ran.ended.killed => (Verdict::Killed, String::new()),
+            Ok(_) => (Verdict::Blocked, String::new()),
+            Err(error) => (Verdict::Broken, format!("a session that may not: {error:#}")),
+        }
+    }
+
+    fn once(&mut self, number: usize, session: Option<(&Enforcer, Person)>) -> Result<Ran> {
+        let technique = &self.techniques[number];
+        let mut stage = Stage::fresh().context("set the stage")?;
+        (technique.prepare)(&stage).context("prepare")?;
+        let ran = self.act(number, &mut stage, session);
+        self.server.clean()?;
+        let ran = ran?;
+        if self.verbose {
+            let who = session.map_or("nobody", |(_, person)| person.name());
+            println!("{}: {}: {who}: {} {:?}", technique.group, technique.name, ran.happened, ran.ended);
+        }
+        Ok(ran)
+    }
+
+    fn act(&mut self, number: usize, stage: &mut Stage, session: Option<(&Enforcer, Person)>) -> Result<Ran> {
+        let started = self.server.run(number)?;
+        stage.victim = started.victim;
+        if let Some((enforcer, person)) = session {
+            enforcer.tag(started.process, person)?;
+        }
+        // What was done before is not to be judged.
+        stage.remember();
+        let ended = self.server.go()?;
+        Ok(Ran { happened: (self.techniques[number].happened)(stage), ended })
+    }
+}
+
+fn said(ended: &Ended, otherwise: &str) -> String {
+    match ended.word.is_empty() {
+        true => otherwise.to_owned(),
+        false => ended.word.clone(),
+    }
+}
