@@ -20,6 +20,7 @@ const OURS: &[(&str, &[&str])] = &[
     ),
     ("sallyport-gateway", &["sallyport-contract", "sallyport-policy", "sallyport-evidence"]),
     ("sallyport-e2e", &["sallyport-contract", "sallyport-evidence"]),
+    ("sallyport-battery", &["sallyport-sensor", "sallyport-sensor-abi", "sallyport-policy"]),
     ("xtask", &[]),
 ];
 

@@ -4,6 +4,7 @@
 //! there is nothing to do.
 
 mod apt;
+mod battery;
 mod bench;
 mod build;
 mod codegen;

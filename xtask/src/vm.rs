@@ -6,11 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::initramfs::Tree;
-use crate::{build, kernels, places, qemu, run, setup};
+use crate::{battery, build, kernels, places, qemu, run, setup};
 
 /// `cargo xtask vm`
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct VmArguments {
+    #[command(subcommand)]
+    task: Option<VmTask>,
     /// Kernel series; all of them when not given
     #[arg(long = "kernel", value_name = "SERIES")]
     kernels: Vec<String>,
@@ -29,6 +32,12 @@ pub(crate) struct VmArguments {
     /// Fetch the newest kernel of the series again
     #[arg(long)]
     refresh: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum VmTask {
+    /// Try all known ways around the sensor, on every kernel and on this machine (needs root)
+    Battery(battery::BatteryArguments),
 }
 
 /// What the guest has of Debian's programs: what the story runs, and what a shell user expects.
@@ -53,6 +62,7 @@ const SYSTEM_PROGRAMS: &[&str] = &[
     "ls",
     "mkdir",
     "mv",
+    "nice",
     "printf",
     "ps",
     "rm",
@@ -96,6 +106,9 @@ const PROGRAMS: &[&str] =
 
 /// Boots every kernel that was asked for; says of each what came of it.
 pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
+    if let Some(VmTask::Battery(arguments)) = &arguments.task {
+        return battery::run(arguments);
+    }
     setup::packages(setup::Needed::Test)?;
     if !arguments.no_build {
         build::run(&build::BuildArguments::default())?;
@@ -151,7 +164,7 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 /// The guest's file system, without what belongs to one kernel.
-fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<Tree> {
+pub(crate) fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<Tree> {
     let built = places::programs(false);
     let mut tree = Tree::with_skeleton();
     tree.program("init", &built.join("sallyport-guest-init"))?;
@@ -176,7 +189,7 @@ fn guest(ours: &[&str], programs: &[PathBuf]) -> Result<Tree> {
 
 /// A kernel's modules below /opt/modules, to follow the guest's file system (the kernel unpacks one archive after another), and
 /// `LIST` with their names, in the order in which they can be loaded.
-fn modules(kernel: &kernels::Kernel) -> Result<Vec<u8>> {
+pub(crate) fn modules(kernel: &kernels::Kernel) -> Result<Vec<u8>> {
     let mut tree = Tree::default();
     let mut list = String::new();
     for module in &kernel.modules {

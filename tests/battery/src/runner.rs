@@ -67,7 +67,7 @@ impl Runner<'_> {
             };
             report::row(&Row::new(&self.techniques[number], mode == Mode::Tracepoint, verdict, note));
         }
-        let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
         report::end(&Summary { mode: mode.to_string(), release, rows: self.techniques.len() });
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Runner<'_> {
 
     fn judge(&mut self, number: usize, enforcer: &Enforcer) -> (Verdict, String) {
         let technique = self.techniques[number];
-        let controls: &[(Option<Person>, &str)] = match technique.guarded {
+        let controls: &[(Option<Person>, &str)] = match technique.always {
             true => &[(None, "an untagged process")],
             false => &[(None, "an untagged process"), (Some(Person::Permitted), "a session that may")],
         };
@@ -125,12 +125,20 @@ impl Runner<'_> {
         let started = self.server.run(number)?;
         stage.victim = started.victim;
         if let Some((enforcer, person)) = session {
+            enforcer.register().context("register names")?;
+            if self.techniques[number].guarded {
+                enforcer.guard(started.victim, true).context("guard the victim")?;
+            }
             enforcer.tag(started.process, person)?;
         }
         // What was done before is not to be judged.
         stage.remember();
         let ended = self.server.go()?;
-        Ok(Ran { happened: (self.techniques[number].happened)(stage), ended })
+        let happened = (self.techniques[number].happened)(stage);
+        if let Some((enforcer, _)) = session {
+            enforcer.guard(started.victim, false)?;
+        }
+        Ok(Ran { happened, ended })
     }
 }
 

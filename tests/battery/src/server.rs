@@ -172,7 +172,8 @@ fn start(technique: &Technique) -> Result<Running> {
 fn surroundings() -> Result<()> {
     call(libc::SYS_setsid, &[])?;
     let null = sys::open("/dev/null", libc::O_RDONLY)?;
-    let output = sys::open(format!("{}.log", crate::stage::ROOT), libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?;
+    let output =
+        sys::open(format!("{}.log", crate::stage::ROOT), libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?;
     for (from, to) in [(null.as_raw_fd(), 0), (output.as_raw_fd(), 1), (output.as_raw_fd(), 2)] {
         call(libc::SYS_dup3, &[from as usize, to, 0])?;
     }
@@ -230,7 +231,8 @@ fn reap() {
     // Not the victim: it stays until everything was looked at.
     for child in children() {
         let mut status = 0i32;
-        let _ = call(libc::SYS_wait4, &[child as usize, (&raw mut status) as usize, libc::WNOHANG as usize, 0]);
+        let _ =
+            call(libc::SYS_wait4, &[child as usize, (&raw mut status) as usize, libc::WNOHANG as usize, 0]);
     }
 }
 
@@ -257,14 +259,20 @@ fn children() -> Vec<i32> {
 
 /// An untagged process with something to lose.
 fn victim() -> Result<i32> {
+    let (ready, say_ready) = sys::pipe()?;
     if let Some(victim) = fork()? {
-        return Ok(victim);
+        drop(say_ready);
+        let byte = [0u8];
+        return match call(libc::SYS_read, &[sys::fd(&ready), at(&byte), 1])? {
+            1 => Ok(victim),
+            _ => Err(Error::other("the victim cannot live")),
+        };
     }
-    let lived = live();
+    let lived = live(say_ready);
     exit(i32::from(lived.is_err()))
 }
 
-fn live() -> Result<()> {
+fn live(say_ready: OwnedFd) -> Result<()> {
     call(libc::SYS_setsid, &[])?;
     std::env::set_current_dir(root("secrets"))?;
     let secret = sys::open(root("secrets/secret"), libc::O_RDWR)?;
@@ -272,6 +280,8 @@ fn live() -> Result<()> {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(("127.0.0.1", PORT))?;
     call(libc::SYS_dup3, &[sys::fd(&socket), VICTIM_SOCKET as usize, 0])?;
+    call(libc::SYS_write, &[sys::fd(&say_ready), at(b"r"), 1])?;
+    drop(say_ready);
     loop {
         if WATCHED.load(Ordering::SeqCst) != 0 {
             std::fs::write(root("work/victim-changed"), "")?;

@@ -73,10 +73,10 @@ impl Stage {
     /// Makes everything anew.
     pub(crate) fn fresh() -> Result<Self> {
         remove().context("remove the last run's files")?;
-        for folder in ["programs", "secrets", "locked/folder", "sockets", "permitted", "work"] {
+        for folder in ["programs", "secrets", "locked/folder", "guarded", "sockets", "permitted", "work"] {
             std::fs::create_dir_all(root(folder))?;
         }
-        std::fs::set_permissions(root("work"), PermissionsExt::from_mode(0o1777))?;
+        std::fs::set_permissions(root("work"), std::fs::Permissions::from_mode(0o1777))?;
         program("programs/mark", &elf::program(None))?;
         program("programs/fixed", &elf::program(Some(&text("work/marker"))))?;
         program("programs/touch", &std::fs::read("/usr/bin/touch")?)?;
@@ -86,6 +86,8 @@ impl Stage {
         program("secrets/script.sh", format!("#!/bin/sh\n: > \"$1\"\n# {SECRET}\n").as_bytes())?;
         std::fs::write(root("locked/file"), "must stay as it is")?;
         std::fs::write(root("permitted/file"), "anybody's")?;
+        std::fs::write(root("guarded/state"), "the sensor's")?;
+        std::fs::write(root("guarded/secret"), SECRET)?;
         let tcp = TcpListener::bind(("127.0.0.1", PORT)).context("listen on the forbidden port")?;
         let udp = UdpSocket::bind(("127.0.0.1", PORT))?;
         let open = (TcpListener::bind(("127.0.0.1", OPEN_PORT))?, UdpSocket::bind(("127.0.0.1", OPEN_PORT))?);
@@ -183,13 +185,13 @@ pub(crate) fn remove() -> Outcome {
 
 fn program(path: &str, contents: &[u8]) -> Outcome {
     std::fs::write(root(path), contents)?;
-    std::fs::set_permissions(root(path), PermissionsExt::from_mode(0o755))
+    std::fs::set_permissions(root(path), std::fs::Permissions::from_mode(0o755))
 }
 
 /// Names, kinds, modes, owners, attributes and contents of what must stay as it is.
 fn picture() -> String {
     let mut picture = String::new();
-    let mut folders = vec![root("locked"), root("secrets"), root("programs")];
+    let mut folders = vec![root("locked"), root("secrets"), root("programs"), root("guarded")];
     while let Some(folder) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else {
             let _ = writeln!(picture, "{} is not to be read", folder.display());
@@ -199,8 +201,10 @@ fn picture() -> String {
         paths.sort();
         for path in paths {
             let Ok(metadata) = path.symlink_metadata() else { continue };
-            let contents = if metadata.is_file() { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
-            let sum = contents.iter().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+            let contents =
+                if metadata.is_file() { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
+            let sum =
+                contents.iter().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
             let _ = writeln!(
                 picture,
                 "{} {:o} {} {sum} {:?}",

@@ -22,15 +22,7 @@ pub(crate) fn call(number: i64, arguments: &[usize]) -> Result<usize> {
     let argument = |at: usize| arguments.get(at).copied().unwrap_or(0);
     // SAFETY: see above; the kernel checks every pointer it is given.
     let result = unsafe {
-        libc::syscall(
-            number,
-            argument(0),
-            argument(1),
-            argument(2),
-            argument(3),
-            argument(4),
-            argument(5),
-        )
+        libc::syscall(number, argument(0), argument(1), argument(2), argument(3), argument(4), argument(5))
     };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(result as usize) }
 }
@@ -141,7 +133,8 @@ pub(crate) fn exec(path: impl AsRef<Path>, arguments: &[&str]) -> Error {
 /// `execveat`.
 pub(crate) fn exec_at(folder: usize, path: impl AsRef<Path>, arguments: &[&str], flags: i32) -> Error {
     let path = c_path(path);
-    let arguments: Vec<CString> = arguments.iter().map(|word| CString::new(*word).unwrap_or_default()).collect();
+    let arguments: Vec<CString> =
+        arguments.iter().map(|word| CString::new(*word).unwrap_or_default()).collect();
     let mut pointers: Vec<usize> = arguments.iter().map(text).collect();
     pointers.push(0);
     let environment = [c"PATH=/usr/bin:/bin:/usr/sbin:/sbin".as_ptr() as usize, 0];
@@ -168,7 +161,13 @@ pub(crate) fn perl(script: &str) -> Result<()> {
 }
 
 /// `mount`; empty texts stand for none.
-pub(crate) fn mount(from: impl AsRef<Path>, on: impl AsRef<Path>, kind: &str, flags: u64, data: &str) -> Result<()> {
+pub(crate) fn mount(
+    from: impl AsRef<Path>,
+    on: impl AsRef<Path>,
+    kind: &str,
+    flags: u64,
+    data: &str,
+) -> Result<()> {
     let (from, on) = (c_path(from), c_path(on));
     let kind = CString::new(kind).unwrap_or_default();
     let data = CString::new(data).unwrap_or_default();
@@ -192,10 +191,8 @@ pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 /// A new mapping; the file is `None` for memory of nobody's.
 pub(crate) fn map(length: usize, protection: i32, flags: i32, file: Option<&OwnedFd>) -> Result<*mut u8> {
     let file = file.map_or(-1, |file| file.as_raw_fd());
-    let start = call(
-        libc::SYS_mmap,
-        &[0, length, protection as usize, flags as usize, file as isize as usize, 0],
-    )?;
+    let start =
+        call(libc::SYS_mmap, &[0, length, protection as usize, flags as usize, file as isize as usize, 0])?;
     Ok(start as *mut u8)
 }
 

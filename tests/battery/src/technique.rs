@@ -45,7 +45,9 @@ pub(crate) struct Technique {
     pub(crate) name: &'static str,
     pub(crate) person: Person,
     pub(crate) claim: Claim,
-    /// The sensor protects itself against it whatever policy says, so no policy can permit it.
+    /// Refused whatever policy says, so there is no session that may.
+    pub(crate) always: bool,
+    /// The victim counts among the sensor's own processes.
     pub(crate) guarded: bool,
     /// Changes a machine for others too: only in a virtual machine of its own.
     pub(crate) guest_only: bool,
@@ -68,6 +70,7 @@ impl Technique {
             name,
             person: Person::Listed,
             claim: BOTH,
+            always: false,
             guarded: false,
             guest_only: false,
             prepare: |_| Ok(()),
@@ -126,6 +129,7 @@ impl Technique {
     pub(crate) const fn guard(name: &'static str, attack: fn(&Stage) -> Outcome) -> Self {
         let mut technique = Self::new("guard", name, attack);
         technique.guarded = true;
+        technique.always = true;
         technique
     }
 
@@ -151,6 +155,12 @@ impl Technique {
 
     pub(crate) const fn unclaimed(mut self, why: &'static str) -> Self {
         self.claim = Claim { lsm: false, tracepoint: false, why };
+        self
+    }
+
+    /// What cannot be judged is refused, whatever policy says.
+    pub(crate) const fn always(mut self) -> Self {
+        self.always = true;
         self
     }
 

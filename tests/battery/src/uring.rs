@@ -89,7 +89,8 @@ pub(crate) fn submit(how: How, operation: Operation) -> Result<i32> {
         params.sq_thread_idle = 100;
     }
     let ring = call_fd(libc::SYS_io_uring_setup, &[1, (&raw mut params) as usize])?;
-    let (submissions, completions, entries) = (map(&ring, 0)?, map(&ring, OFF_CQ_RING)?, map(&ring, OFF_SQES)?);
+    let (submissions, completions, entries) =
+        (map(&ring, 0)?, map(&ring, OFF_CQ_RING)?, map(&ring, OFF_SQES)?);
     let flags = if how == How::Worker { ASYNC } else { 0 };
     // SAFETY: offsets that the kernel gave, within the mapped pages; one entry at index 0, then one more tail.
     unsafe {
@@ -184,7 +185,13 @@ pub(crate) fn on_paths(opcode: u8, path: &CString, second: Option<&CString>) -> 
         fd: libc::AT_FDCWD,
         addr: text(path) as u64,
         // The second folder's descriptor; for `mkdirat` the mode.
-        len: if second.is_some() { libc::AT_FDCWD as u32 } else if opcode == OP_MKDIRAT { 0o755 } else { 0 },
+        len: if second.is_some() {
+            libc::AT_FDCWD as u32
+        } else if opcode == OP_MKDIRAT {
+            0o755
+        } else {
+            0
+        },
         off: second.map_or(0, |second| text(second) as u64),
         ..Operation::default()
     };

@@ -88,13 +88,16 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     Technique::change("io_uring opens it for writing", |_| {
         write_to(&uring::open(file(), libc::O_WRONLY, How::Worker)?)
     }),
-    Technique::change("truncate", |_| call(libc::SYS_truncate, &[sys::text(&sys::c_path(file())), 0]).map(drop)),
+    Technique::change("truncate", |_| {
+        call(libc::SYS_truncate, &[sys::text(&sys::c_path(file())), 0]).map(drop)
+    }),
     Technique::change("open with O_TRUNC", |_| sys::open(file(), libc::O_WRONLY | libc::O_TRUNC).map(drop)),
     Technique::change("open read-only with O_TRUNC", |_| {
         sys::open(file(), libc::O_RDONLY | libc::O_TRUNC).map(drop)
     }),
     Technique::change("copy_file_range into it", |_| {
-        let (from, to) = (sys::open("../permitted/file", libc::O_RDONLY)?, sys::open(file(), libc::O_WRONLY)?);
+        let (from, to) =
+            (sys::open("../permitted/file", libc::O_RDONLY)?, sys::open(file(), libc::O_WRONLY)?);
         call(libc::SYS_copy_file_range, &[fd(&from), 0, fd(&to), 0, 9, 0]).map(drop)
     }),
     Technique::change("make a file (open with O_CREAT)", |_| {
@@ -114,8 +117,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         std::fs::hard_link(root("permitted/file"), root("locked/new"))
     }),
     Technique::change("give a nameless file (O_TMPFILE) a name there", |_| {
-        let arguments =
-            [sys::HERE, c".".as_ptr() as usize, (libc::O_TMPFILE | libc::O_RDWR) as usize, 0o644];
+        let arguments = [sys::HERE, c".".as_ptr() as usize, (libc::O_TMPFILE | libc::O_RDWR) as usize, 0o644];
         let nameless = sys::call_fd(libc::SYS_openat, &arguments)?;
         let from = sys::c_path(format!("/proc/self/fd/{}", nameless.as_raw_fd()));
         let to = sys::c_path(root("locked/new"));
@@ -149,9 +151,11 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         call(libc::SYS_unlinkat, &[fd(&folder), c"file".as_ptr() as usize, 0]).map(drop)
     }),
     Technique::change("remove a folder", |_| std::fs::remove_dir(root("locked/folder"))),
-    Technique::change("rename the folder of the files", |_| names(libc::SYS_renameat2, &text("locked"), "innocent")),
+    Technique::change("rename the folder of the files", |_| {
+        names(libc::SYS_renameat2, &text("locked"), "innocent")
+    }),
     Technique::change("change the mode", |_| {
-        std::fs::set_permissions(file(), PermissionsExt::from_mode(0o777))
+        std::fs::set_permissions(file(), std::fs::Permissions::from_mode(0o777))
     }),
     Technique::change("change the mode by descriptor", |_| {
         let file = sys::open(file(), libc::O_PATH)?;
@@ -166,7 +170,9 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let (path, name) = (sys::c_path(file()), sys::c_path("trusted.battery"));
         call(libc::SYS_setxattr, &[sys::text(&path), sys::text(&name), at(b"x"), 1, 0]).map(drop)
     }),
-    Technique::change("io_uring removes it", |_| uring::on_paths(uring::OP_UNLINKAT, &sys::c_path(file()), None)),
+    Technique::change("io_uring removes it", |_| {
+        uring::on_paths(uring::OP_UNLINKAT, &sys::c_path(file()), None)
+    }),
     Technique::change("io_uring renames it", |_| {
         uring::on_paths(uring::OP_RENAMEAT, &sys::c_path(file()), Some(&sys::c_path("innocent")))
     }),

@@ -36,9 +36,8 @@ fn proof() -> Outcome {
 
 /// Whether the library's name was found in a process's map of its memory, which the technique wrote down.
 fn preloaded(_: &Stage) -> bool {
-    std::fs::read_to_string(root("work/maps")).is_ok_and(|maps| {
-        maps.lines().any(|line| line.contains("own.so") && line.contains("r-xp"))
-    })
+    std::fs::read_to_string(root("work/maps"))
+        .is_ok_and(|maps| maps.lines().any(|line| line.contains("own.so") && line.contains("r-xp")))
 }
 
 pub(super) const TECHNIQUES: &[Technique] = &[
@@ -127,12 +126,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     .by(Person::Allowlisted)
     .unclaimed("memory without a file, as in the next row"),
     Technique::code("code written into anonymous memory", |_| {
-        let start = sys::map(
-            4096,
-            READ_WRITE | libc::PROT_EXEC,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            None,
-        )?;
+        let start =
+            sys::map(4096, READ_WRITE | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
         sys::put(start, &CODE);
         sys::call_code(start)?;
         proof()

@@ -26,7 +26,7 @@ fn copy() -> Outcome {
 /// Writes a script that may be executed.
 pub(super) fn script(name: &str, contents: &str) -> Outcome {
     std::fs::write(name, contents)?;
-    std::fs::set_permissions(name, PermissionsExt::from_mode(0o755))
+    std::fs::set_permissions(name, std::fs::Permissions::from_mode(0o755))
 }
 
 /// A program in memory, as a descriptor.
@@ -58,7 +58,12 @@ fn flips() -> Outcome {
             }
         }
     };
-    for _ in 0..60 {
+    let started = std::time::Instant::now();
+    let mut tried = 0;
+    // The flipper needs the processor, too; on a busy machine it gets it late.
+    while tried < 60 || started.elapsed() < std::time::Duration::from_millis(300) {
+        tried += 1;
+        call(libc::SYS_sched_yield, &[])?;
         // The permitted one makes another file, whatever its arguments.
         let _ = run("./one", &ARGUMENTS);
     }
@@ -69,9 +74,7 @@ fn flips() -> Outcome {
 pub(super) const TECHNIQUES: &[Technique] = &[
     Technique::exec("absolute path", |_| run(mark(), &ARGUMENTS)),
     Technique::exec("relative path", |_| run("../programs/mark", &ARGUMENTS)),
-    Technique::exec("dots and double slashes", |_| {
-        run(text("//work/.././programs///mark"), &ARGUMENTS)
-    }),
+    Technique::exec("dots and double slashes", |_| run(text("//work/.././programs///mark"), &ARGUMENTS)),
     Technique::exec("symbolic link", |_| {
         symlink(mark(), "innocent")?;
         run("./innocent", &ARGUMENTS)
@@ -117,6 +120,13 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     }),
     Technique::exec("hard link made by others before", |_| run("./innocent", &ARGUMENTS))
         .prepare(|_| std::fs::hard_link(mark(), root("work/innocent"))),
+    Technique::exec("hard link made by others before (rule on the folder)", |_| {
+        run("./innocent", &ARGUMENTS)
+    })
+    .prepare(|_| std::fs::hard_link(root("programs/fixed"), root("work/innocent")))
+    .unclaimed(
+        "only files that a rule names by themselves are known by other names; folders are known as such",
+    ),
     Technique::exec("bind mount of the file", |_| {
         sys::own_mounts()?;
         std::fs::write("innocent", "")?;
@@ -171,7 +181,9 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         sys::mount("overlay", "merged", "overlay", 0, &options)?;
         run("merged/mark", &ARGUMENTS)
     })
-    .unclaimed("a file of an overlay is another file; forbid mounts, or use an allow-list, as in the next row"),
+    .unclaimed(
+        "a file of an overlay is another file; forbid mounts, or use an allow-list, as in the next row",
+    ),
     Technique::exec("overlay over the folder (allow-list)", |_| {
         sys::own_mounts()?;
         std::fs::create_dir("merged")?;
@@ -222,11 +234,13 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         // The last interpreter's first argument is the text after its name.
         run("./first", &["first"])
     }),
-    Technique::exec("forbidden script", |_| run(text("programs/script.sh"), &["script", "marker"])),
+    Technique::exec("forbidden script", |_| run(text("programs/script.sh"), &["script", "marker"]))
+        .lsm_only("tracepoint mode sees the interpreter, not the script"),
     Technique::exec("forbidden script through a symbolic link", |_| {
         symlink(text("programs/script.sh"), "innocent")?;
         run("./innocent", &["script", "marker"])
-    }),
+    })
+    .lsm_only("tracepoint mode sees the interpreter, not the script"),
     Technique::exec("script given to its interpreter (rule on exec)", |_| {
         run("/bin/sh", &["sh", &text("programs/script.sh"), "marker"])
     })
@@ -247,12 +261,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     Technique::exec("bash -c exec -a", |_| {
         run("/bin/bash", &["bash", "-c", &format!("exec -a innocent {} marker", mark())])
     }),
-    Technique::exec("env, xargs and nice in front", |_| {
-        sh(&format!("env -i nice -n 5 {} marker", mark()))
-    }),
-    Technique::exec("vfork", |_| {
-        std::process::Command::new(mark()).arg("marker").status().map(drop)
-    }),
+    Technique::exec("env, xargs and nice in front", |_| sh(&format!("env -i nice -n 5 {} marker", mark()))),
+    Technique::exec("vfork", |_| std::process::Command::new(mark()).arg("marker").status().map(drop)),
     Technique::exec("exec in a thread", |_| {
         in_child(|| {
             let thread = std::thread::spawn(|| exec(mark(), &ARGUMENTS));
@@ -288,7 +298,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             std::fs::hard_link(mark(), "innocent")?;
             Err(exec("./innocent", &["mark", &text("work/marker")]))
         })
-    }),
+    })
+    .always(),
     Technique::exec("copy at a path longer than any that is judged", |_| {
         in_child(|| {
             deep(24, &"d".repeat(250))?;
@@ -296,7 +307,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             Err(exec("./innocent", &["mark", &text("work/marker")]))
         })
     })
-    .by(Person::Allowlisted),
+    .by(Person::Allowlisted)
+    .always(),
     Technique::exec("descriptor that was open before the session", |_| {
         in_child(|| Err(exec_at(INHERITED, "", &ARGUMENTS, libc::AT_EMPTY_PATH)))
     })

@@ -1,6 +1,7 @@
 //! The sensor itself: its processes, maps, pins, links and files, of which a stand-in is made for every run. Here the session is one that
 //! policy permits everything.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use crate::bpf;
@@ -75,9 +76,11 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     guard("a pin is renamed", |_| std::fs::rename(pins().join("map"), pins().join("other")))
         .prepare(map)
         .happened(gone),
-    guard("the file system of the pins is unmounted", |_| call(libc::SYS_umount2, &[sys::text(&path("")), 0]).map(drop))
-        .prepare(map)
-        .happened(gone),
+    guard("the file system of the pins is unmounted", |_| {
+        call(libc::SYS_umount2, &[sys::text(&path("")), 0]).map(drop)
+    })
+    .prepare(map)
+    .happened(gone),
     guard("the file system of the pins is unmounted lazily", |_| {
         call(libc::SYS_umount2, &[sys::text(&path("")), libc::MNT_DETACH as usize]).map(drop)
     })
@@ -94,22 +97,62 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     .prepare(|stage| {
         map(stage)?;
         // Where the parent mount is shared nothing can be moved.
-        if std::fs::read_to_string("/proc/self/mountinfo")?.lines().any(|line| line.contains(" / / ") && line.contains("shared:")) {
+        if std::fs::read_to_string("/proc/self/mountinfo")?
+            .lines()
+            .any(|line| line.contains(" / / ") && line.contains("shared:"))
+        {
             return Err(std::io::Error::other("mounts are shared here"));
         }
         Ok(())
     })
     .happened(gone),
     guard("the sensor is killed", |stage| signal(stage, libc::SIGKILL)).happened(Stage::victim_dead),
-    guard("the sensor is stopped", |stage| signal(stage, libc::SIGSTOP))
-        .happened(|stage| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            stage.victim_state() == Some('T')
-        }),
-    guard("the sensor gets a signal from a pipe (F_SETOWN)", processes::owner_signal).happened(Stage::victim_dead),
+    guard("the sensor is stopped", |stage| signal(stage, libc::SIGSTOP)).happened(|stage| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        stage.victim_state() == Some('T')
+    }),
+    guard("the sensor gets a signal from a pipe (F_SETOWN)", processes::owner_signal)
+        .happened(Stage::victim_dead),
     guard("the sensor is traced", processes::seize_and_write).happened(Stage::victim_changed),
     guard("the sensor's memory is written (process_vm_writev)", processes::write_memory)
         .happened(Stage::victim_changed),
     guard("the sensor's memory is written (/proc/PID/mem)", processes::write_mem_file)
         .happened(Stage::victim_changed),
+    file("the sensor's file is written", |_| std::fs::write(state(), "changed")),
+    file("the sensor's file is removed", |_| std::fs::remove_file(state())),
+    file("the sensor's file is replaced by rename", |_| {
+        std::fs::write("innocent", "")?;
+        std::fs::rename("innocent", state())
+    }),
+    file("the sensor's folder is renamed", |_| std::fs::rename(root("guarded"), "innocent")),
+    file("the sensor's file is written through a bind mount", |_| {
+        sys::own_mounts()?;
+        std::fs::create_dir("innocent")?;
+        sys::mount(root("guarded"), "innocent", "", libc::MS_BIND, "")?;
+        std::fs::write("innocent/state", "changed")
+    }),
+    file("the sensor's file gets another mode", |_| {
+        std::fs::set_permissions(state(), std::fs::Permissions::from_mode(0o777))
+    }),
+    file("a file appears in the sensor's folder", |_| std::fs::write(root("guarded/new"), "")),
+    file("something is mounted over the sensor's folder", |_| {
+        sys::mount("none", root("guarded"), "tmpfs", 0, "")
+    }),
+    file("the sensor's secret is read", |_| {
+        std::fs::copy(root("guarded/secret"), root("work/out")).map(drop)
+    })
+    .happened(Stage::leaked),
+    file("the sensor's secret is read through a hard link", |_| {
+        std::fs::hard_link(root("guarded/secret"), "innocent")?;
+        std::fs::copy("innocent", root("work/out")).map(drop)
+    })
+    .happened(Stage::leaked),
 ];
+
+fn state() -> PathBuf {
+    root("guarded/state")
+}
+
+const fn file(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
+    guard(name, attack).happened(Stage::changed)
+}

@@ -27,7 +27,8 @@ const fn asked(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
 const MODULE: &str = "/opt/modules/dummy.ko";
 
 fn module_there(_: &Stage) -> bool {
-    std::fs::read_to_string("/proc/modules").is_ok_and(|list| list.lines().any(|line| line.starts_with("dummy ")))
+    std::fs::read_to_string("/proc/modules")
+        .is_ok_and(|list| list.lines().any(|line| line.starts_with("dummy ")))
 }
 
 fn remove_module(_: &Stage) -> Outcome {

@@ -132,15 +132,6 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         call(libc::SYS_pidfd_send_signal, &[fd(&process), SIGKILL, 0, 0]).map(drop)
     }),
     killed("signal of a pipe that the victim is made owner of (F_SETOWN)", owner_signal),
-    killed("a timer that signals a thread of another process", |stage| {
-        // `struct sigevent`: value, signal, SIGEV_THREAD_ID, thread. Only threads of one's own are allowed; it must stay so.
-        let mut event = [0i32; 16];
-        (event[2], event[3], event[4]) = (libc::SIGKILL, 4, stage.victim);
-        let timer = 0i32;
-        call(libc::SYS_timer_create, &[libc::CLOCK_MONOTONIC as usize, at(&event), at(&timer)])?;
-        let soon = [0u64, 0, 0, 1_000_000];
-        call(libc::SYS_timer_settime, &[timer as usize, 0, at(&soon), 0]).map(drop)
-    }),
     killed("a limit of processor time that it is over already (prlimit)", |stage| {
         let limit = [0u64, 0];
         call(libc::SYS_prlimit64, &[victim(stage), libc::RLIMIT_CPU as usize, at(&limit), 0])?;

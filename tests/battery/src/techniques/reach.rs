@@ -45,7 +45,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     reach("mount", |_| sys::mount("none", root("work/on"), "tmpfs", 0, "")).prepare(folder).happened(mounted),
     reach("mount in perl, by number", |_| {
         sys::perl(&format!(
-            "syscall(165, 'none', '{}', 'tmpfs', 0, 0) == 0 or exit 1",
+            "my ($a, $b, $c) = ('none', '{}', 'tmpfs'); syscall(165, $a, $b, $c, 0, 0) == 0 or exit 1",
             text("work/on")
         ))
     })
@@ -61,7 +61,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let mount = sys::call_fd(libc::SYS_fsmount, &[sys::fd(&context), 0, 0])?;
         let (from, to) = (sys::c_path(""), sys::c_path(root("work/on")));
         // MOVE_MOUNT_F_EMPTY_PATH
-        call(libc::SYS_move_mount, &[sys::fd(&mount), sys::text(&from), sys::HERE, sys::text(&to), 4]).map(drop)
+        call(libc::SYS_move_mount, &[sys::fd(&mount), sys::text(&from), sys::HERE, sys::text(&to), 4])
+            .map(drop)
     })
     .prepare(folder)
     .happened(mounted),
@@ -70,15 +71,14 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         // OPEN_TREE_CLONE
         let mount = sys::call_fd(libc::SYS_open_tree, &[sys::HERE, sys::text(&path), 1])?;
         let (from, to) = (sys::c_path(""), sys::c_path(root("work/on")));
-        call(libc::SYS_move_mount, &[sys::fd(&mount), sys::text(&from), sys::HERE, sys::text(&to), 4]).map(drop)
+        call(libc::SYS_move_mount, &[sys::fd(&mount), sys::text(&from), sys::HERE, sys::text(&to), 4])
+            .map(drop)
     })
     .prepare(folder)
     .happened(mounted),
-    reach("remount", |_| {
-        sys::mount("none", root("work/on"), "", libc::MS_REMOUNT | libc::MS_RDONLY, "")
-    })
-    .prepare(mounted_before)
-    .happened(|_| std::fs::write(root("work/on/probe"), "").is_err()),
+    reach("remount", |_| sys::mount("none", root("work/on"), "", libc::MS_REMOUNT | libc::MS_RDONLY, ""))
+        .prepare(mounted_before)
+        .happened(|_| std::fs::write(root("work/on/probe"), "").is_err()),
     reach("mount_setattr", |_| {
         let path = sys::c_path(root("work/on"));
         // `struct mount_attr`: MOUNT_ATTR_RDONLY
@@ -89,11 +89,9 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     .prepare(mounted_before)
     .happened(|_| std::fs::write(root("work/on/probe"), "").is_err())
     .unclaimed("no kernel has a hook for it: it changes attributes of a mount that is there"),
-    reach("umount", |_| {
-        call(libc::SYS_umount2, &[sys::text(&sys::c_path(root("work/on"))), 0]).map(drop)
-    })
-    .prepare(mounted_before)
-    .happened(|stage| !mounted(stage)),
+    reach("umount", |_| call(libc::SYS_umount2, &[sys::text(&sys::c_path(root("work/on"))), 0]).map(drop))
+        .prepare(mounted_before)
+        .happened(|stage| !mounted(stage)),
     reach("pivot_root", |_| {
         sys::own_mounts()?;
         std::env::set_current_dir(root("work/on"))?;
@@ -144,7 +142,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     reach("set-uid program", |_| run("./tool", &["tool", "marker"]))
         .prepare(|_| {
             std::fs::copy(root("programs/mark"), root("work/tool"))?;
-            std::fs::set_permissions(root("work/tool"), PermissionsExt::from_mode(0o4755))
+            std::fs::set_permissions(root("work/tool"), std::fs::Permissions::from_mode(0o4755))
         })
         .before(become_nobody)
         .happened(made_by_root),

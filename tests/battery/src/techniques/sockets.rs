@@ -66,14 +66,14 @@ const fn listening(name: &'static str, attack: fn(&Stage) -> Outcome) -> Techniq
 const INHERITED: usize = 150;
 
 pub(super) const TECHNIQUES: &[Technique] = &[
-    family("SCTP", |_| made(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)).both(),
-    family("DCCP", |_| made(libc::AF_INET, 6, 33)).both(),
-    family("UDP-Lite", |_| made(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)).both(),
-    family("ICMP, raw", |_| made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)).both(),
-    family("IPv6, raw", |_| made(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)).both(),
-    family("vsock", |_| made(FAMILY_VSOCK, libc::SOCK_STREAM, 0)),
-    family("kernel cryptography (AF_ALG)", |_| made(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
-    family("packet sockets for devices (AF_XDP)", |_| made(44, libc::SOCK_RAW, 0)),
+    family("SCTP", |_| made(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)).both().always(),
+    family("DCCP", |_| made(libc::AF_INET, 6, 33)).both().always(),
+    family("UDP-Lite", |_| made(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)).both().always(),
+    family("ICMP, raw", |_| made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)).both().always(),
+    family("IPv6, raw", |_| made(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)).both().always(),
+    family("vsock", |_| made(FAMILY_VSOCK, libc::SOCK_STREAM, 0)).always(),
+    family("kernel cryptography (AF_ALG)", |_| made(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)).always(),
+    family("packet sockets for devices (AF_XDP)", |_| made(44, libc::SOCK_RAW, 0)).always(),
     family("netlink to the firewall", |_| made(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER))
         .unclaimed("netlink is allowed: what it changes takes capabilities, and reaches nobody by itself"),
     listening("listen on a forbidden port", |_| {

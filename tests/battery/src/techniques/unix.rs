@@ -36,7 +36,8 @@ fn daemon() -> String {
 
 fn send_to(path: &str) -> Outcome {
     let (address, socket) = (address(path), socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?);
-    call(libc::SYS_sendto, &[fd(&socket), at(b"hello"), 5, 0, address.as_ptr() as usize, address.len()]).map(drop)
+    call(libc::SYS_sendto, &[fd(&socket), at(b"hello"), 5, 0, address.as_ptr() as usize, address.len()])
+        .map(drop)
 }
 
 fn by_ring(how: How) -> Outcome {
