@@ -23,6 +23,7 @@ mod path;
 mod program;
 mod read;
 mod scratch;
+mod tables;
 mod unbrokered;
 
 #[panic_handler]

@@ -10,6 +10,7 @@ use sallyport_sensor_abi::{
     kernel::meta,
     names::{Inode, MAX_NAMES, NAMED_WORDS, Name},
     policy::PolicyHeader,
+    question::{BATCH, Question},
     session::{Host, MAX_ACCOUNTS, MAX_GUARDED, Session, TAGGED_WORDS, Tag, Unbrokered},
 };
 
@@ -59,6 +60,9 @@ pub(crate) static UNBROKERED: HashMap<u32, Unbrokered> = HashMap::with_max_entri
 /// Processes that no tagged process may touch, with their start times.
 #[map]
 pub(crate) static GUARDED: HashMap<u32, u64> = HashMap::with_max_entries(MAX_GUARDED, 0);
+/// Questions of tests; see [`sallyport_sensor_abi::question`]. The loader leaves one entry where nobody asks.
+#[map]
+pub(crate) static QUESTIONS: Array<Question> = Array::with_max_entries(BATCH, MMAPABLE);
 /// What the loader notes about itself; no program reads it.
 #[map]
 static META: Array<u64> = Array::with_max_entries(meta::COUNT, MMAPABLE);

@@ -36,6 +36,12 @@ impl Args {
     /// Not there yet.
     pub(crate) const UNKNOWN: Self = Self { start: 0, total: 0, known: false };
 
+    /// At this place in the current process's memory; `total` without the last terminating zero.
+    #[inline(always)]
+    pub(crate) const fn at(start: Address, total: u32) -> Self {
+        Self { start, total, known: true }
+    }
+
     /// Finds the arguments of the new program.
     #[inline(always)]
     pub(crate) fn locate(task: Address) -> Self {

@@ -11,6 +11,29 @@ use crate::load::Policy;
 use crate::question::{Answer, Principal, Question};
 use crate::rule::Rule;
 
+const DENIED: Answer =
+    Answer { allowed: false, rule: None, observed: None, quiet: false, session_limit: None };
+
+/// Answers questions of one person about one host.
+#[derive(Debug)]
+pub struct Decider<'a> {
+    policy: &'a Policy,
+    entities: Entities,
+    principal: Principal,
+    host: String,
+}
+
+impl Decider<'_> {
+    /// As [`Policy::decide`]. Questions of others, or about other hosts, are denied.
+    pub fn decide(&self, question: &Question) -> Answer {
+        if question.principal() == &self.principal && question.host() == Some(self.host.as_str()) {
+            self.policy.decide_among(question, &self.entities).0
+        } else {
+            DENIED
+        }
+    }
+}
+
 impl Policy {
     /// Decides a question. Anything that goes wrong on the way is a denial.
     ///
@@ -22,17 +45,29 @@ impl Policy {
 
     /// The answer and the ids of all rules that apply and could have been named.
     pub(crate) fn decide_by(&self, question: &Question) -> (Answer, Vec<&str>) {
-        let denied = Answer { allowed: false, rule: None, observed: None, quiet: false, session_limit: None };
+        match self.inner.known.with(question.principal(), question.host()) {
+            Some(entities) => self.decide_among(question, &entities),
+            None => (DENIED, vec![]),
+        }
+    }
+
+    /// For many questions of one person about one host: entities are put together once.
+    ///
+    /// None cannot happen with names as they are; see [`Self::decide`].
+    pub fn decider(&self, principal: &Principal, host: &str) -> Option<Decider<'_>> {
+        let entities = self.inner.known.with(principal, Some(host))?;
+        Some(Decider { policy: self, entities, principal: principal.clone(), host: host.to_owned() })
+    }
+
+    fn decide_among(&self, question: &Question, entities: &Entities) -> (Answer, Vec<&str>) {
+        let denied = DENIED;
         let Some(request) = request(question) else { return (denied, vec![]) };
-        let Some(entities) = self.inner.known.with(question.principal(), question.host()) else {
-            return (denied, vec![]);
-        };
-        let (allowed, mut rules) = self.ask(&request, &self.inner.enforced, &entities);
+        let (allowed, mut rules) = self.ask(&request, &self.inner.enforced, entities);
         let rule = if allowed { permit(&rules) } else { forbid(&rules) };
         let quiet = allowed && rule.is_some_and(|rule| rule.quiet);
         let mut answer = Answer { allowed, rule: rule.map(|rule| rule.info.clone()), ..denied };
         if allowed {
-            let (_, watched) = self.ask(&request, &self.inner.monitored, &entities);
+            let (_, watched) = self.ask(&request, &self.inner.monitored, entities);
             answer.observed = forbid(&watched).map(|rule| rule.info.clone());
             answer.quiet = quiet && answer.observed.is_none();
             answer.session_limit = rules.iter().filter_map(|rule| rule.session_limit).min();

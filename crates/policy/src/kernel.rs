@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use sallyport_sensor_abi::policy::{
     ARGS_EOI, ARGS_ROW_WORDS, ARGS_START, ARGS_SYMBOLS, ARGS_TABLE, Automaton, DENY, EXEC_INDEX_FILELESS,
-    EXEC_INDEX_SETUID, EXEC_INDICES, INDEX_MASK, NEEDS_ARGS, Net, OBSERVED, PolicyHeader, UNIFORM, UNJUDGED,
-    Word,
+    EXEC_INDEX_SETUID, EXEC_INDICES, INDEX_MASK, NEEDS_ARGS, Net, PolicyHeader, UNIFORM, UNJUDGED, Word,
 };
 use sallyport_sensor_abi::{ARGS_JUDGED, PATH_BYTES, PATH_COMPONENTS};
 
@@ -69,7 +68,7 @@ impl KernelPolicy {
         })
     }
 
-    /// Judges the start of a program. Of several names the first denial counts, then the first observation.
+    /// Judges the start of a program. Of several names the first denial counts, else the first name.
     pub fn judge_exec(&self, program: &Program<'_>) -> Word {
         let flags =
             u32::from(program.fileless) * EXEC_INDEX_FILELESS + u32::from(program.setuid) * EXEC_INDEX_SETUID;
@@ -192,9 +191,9 @@ impl KernelPolicy {
     }
 }
 
-/// The first denial, else the first observation, else what the first name gave.
+/// The first denial, else what the first name gave.
 fn first_denial(names: &[&[u8]], judged: impl Fn(&[u8]) -> Option<Word>) -> Word {
     let words: Vec<Word> = names.iter().map(|name| judged(name).unwrap_or(DENY | UNJUDGED)).collect();
-    let first = |bit: Word| words.iter().find(|word| **word & bit != 0);
-    *first(DENY).or_else(|| first(OBSERVED)).or(words.first()).unwrap_or(&(DENY | UNJUDGED))
+    let denial = words.iter().find(|word| **word & DENY != 0);
+    *denial.or(words.first()).unwrap_or(&(DENY | UNJUDGED))
 }

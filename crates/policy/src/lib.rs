@@ -43,6 +43,7 @@ pub use bundle::{Bundle, BundleError};
 pub use cases::{TestFailure, TestReport};
 pub use compile::CompileError;
 pub use denials::{Denials, SystemDenials};
+pub use decide::Decider;
 pub use diagnostic::{Diagnostics, Fault};
 pub use kernel::{KernelPolicy, Program};
 pub use load::{Policy, SCHEMA};

@@ -9,6 +9,7 @@ pub mod event;
 pub mod kernel;
 pub mod names;
 pub mod policy;
+pub mod question;
 pub mod session;
 
 /// Version of everything in this crate. A sensor adopts pinned maps only if theirs is equal.

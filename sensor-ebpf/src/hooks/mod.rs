@@ -5,6 +5,7 @@ mod exec;
 mod exec_check;
 mod exit;
 mod fork;
+mod question;
 mod socket;
 mod socket_create;
 

@@ -129,7 +129,7 @@ pub(super) fn try_lsm(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 /// The end of a verifier log says why.
 const LOG_LINES: usize = 12;
 
-fn refused(name: &'static str, error: ProgramError) -> KernelError {
+pub(super) fn refused(name: &'static str, error: ProgramError) -> KernelError {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

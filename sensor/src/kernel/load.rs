@@ -246,7 +246,7 @@ fn adoptable(pin_dir: &Path, mode: Mode) -> Option<u64> {
 fn replace(pin_dir: &Path, mode: Mode, cgroup: Option<&Path>) -> Result<u64, KernelError> {
     let offsets = offsets::read()?;
     let cgroup = mounts::open_cgroup(cgroup)?;
-    let mut ebpf = load_object(&offsets, Some(pin_dir))?;
+    let mut ebpf = load_object(&offsets, Some(pin_dir), false)?;
     let generation = pins::generations(pin_dir)?.into_iter().max().unwrap_or(0) + 1;
     let meta = read_meta(pin_dir).ok_or(KernelError::Missing { name: "META" })?;
     let store = |index: u32, value: u64| meta.double_word(index, 0).store(value, Ordering::SeqCst);
@@ -270,7 +270,11 @@ fn replace(pin_dir: &Path, mode: Mode, cgroup: Option<&Path>) -> Result<u64, Ker
 }
 
 /// Parses the object and makes its maps: pinned below `pin_dir` (or taken from there), or small and private.
-pub(super) fn load_object(offsets: &Offsets, pin_dir: Option<&Path>) -> Result<Ebpf, KernelError> {
+pub(super) fn load_object(
+    offsets: &Offsets,
+    pin_dir: Option<&Path>,
+    questions: bool,
+) -> Result<Ebpf, KernelError> {
     let cpus = aya::util::nr_cpus()
         .map_err(|(path, source)| KernelError::Pin { path: path.into(), source: source.into() })?;
     let mut loader = EbpfLoader::new();
@@ -282,8 +286,12 @@ pub(super) fn load_object(offsets: &Offsets, pin_dir: Option<&Path>) -> Result<E
             for name in MAPS {
                 loader.map_pin_path(name, pins::map(pin_dir, name));
             }
+            loader.map_max_entries("QUESTIONS", 1);
         }
+        // Whole and private.
+        None if questions => {}
         None => {
+            loader.map_max_entries("QUESTIONS", 1);
             loader.map_max_entries("ARENA", 1).map_max_entries("EVENTS", 4096).map_max_entries("TASKS", 1);
             loader
                 .map_max_entries("TAGGED", 1)

@@ -112,7 +112,7 @@ pub(super) fn lsm_refusal() -> Option<String> {
         Ok(offsets) => offsets,
         Err(error) => return Some(error.to_string()),
     };
-    let tried = load::load_object(&offsets, None).and_then(|mut ebpf| attach::try_lsm(&mut ebpf));
+    let tried = load::load_object(&offsets, None, false).and_then(|mut ebpf| attach::try_lsm(&mut ebpf));
     tried.err().map(|error| format!("the kernel refuses programs of that kind: {}", chain(&error)))
 }
 

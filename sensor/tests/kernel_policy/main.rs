@@ -1,6 +1,8 @@
 //! The kernel's decisions on policies compiled from Cedar equal the reference walker's (which the policy crate's own
 //! tests hold against Cedar's authorizer). Needs root.
 
+mod asks;
+mod cedar;
 #[path = "../kernel/helper.rs"]
 mod helper;
 #[path = "../kernel/host.rs"]
@@ -10,6 +12,8 @@ mod host;
 #[allow(dead_code, reason = "as above; the policies here are compiled")]
 mod tables;
 
+mod numbers;
+mod rules;
 #[path = "../kernel/uring.rs"]
 mod uring;
 

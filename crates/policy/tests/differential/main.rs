@@ -365,7 +365,7 @@ fn a_table_that_leads_nowhere_denies() {
     }
 }
 
-/// A file's other names count: the first denial, else the first observation.
+/// A file's other names count: the first denial, else the path.
 #[test]
 fn registered_names_are_judged_too() {
     let (policy, _) = sample();
