@@ -239,6 +239,9 @@ fn check(stored: Stored, sessions: &[Arc<LiveSession>]) -> Result<InForce, Vec<S
         )]);
     }
     let loaded = load(stored)?;
+    if let Err(faults) = loaded.policy.try_out() {
+        return Err(faults.faults.iter().map(ToString::to_string).collect());
+    }
     // Sensors compile it for the sessions that run: what would fail there is refused here.
     let failing = sessions.iter().filter_map(|session| {
         let LiveSession { identity, host, local_user, .. } = session.as_ref();

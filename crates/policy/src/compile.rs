@@ -62,6 +62,30 @@ pub enum CompileError {
     },
 }
 
+/// What is left of the rules for one person, host and local user.
+pub(crate) struct Folded<'a> {
+    atoms: Atoms,
+    actions: Vec<(Action, Vec<(&'a Rule, Formula)>)>,
+}
+
+impl Folded<'_> {
+    /// The same number for the same rules with the same conditions: then the tables are the same, too.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        use std::hash::{Hash as _, Hasher as _};
+        let mut hasher = std::hash::DefaultHasher::new();
+        for atom in 0..self.atoms.len() as u32 {
+            self.atoms.atom(atom).hash(&mut hasher);
+        }
+        for (action, left) in &self.actions {
+            action.hash(&mut hasher);
+            for (rule, formula) in left {
+                (&rule.info.id, formula).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+}
+
 impl Policy {
     /// Compiles for one person, host and local user. The tables give the answers of [`Self::decide`].
     pub fn compile(
@@ -70,19 +94,43 @@ impl Policy {
         host: &str,
         local_user: &str,
     ) -> Result<KernelPolicy, CompileError> {
+        let folded = self.folded(principal, host, local_user)?;
+        self.build(&folded, principal, host)
+    }
+
+    /// What is left of all rules for one person, host and local user.
+    pub(crate) fn folded(
+        &self,
+        principal: &Principal,
+        host: &str,
+        local_user: &str,
+    ) -> Result<Folded<'_>, CompileError> {
         let entities = self
             .inner
             .known
             .with(principal, Some(host))
             .ok_or_else(|| CompileError::Names { person: principal.user.clone(), host: host.to_owned() })?;
+        let mut atoms = Atoms::default();
+        let mut actions = Vec::new();
+        for action in Action::all() {
+            actions.push((action, self.fold(&mut atoms, action, principal, host, local_user, &entities)?));
+        }
+        Ok(Folded { atoms, actions })
+    }
+
+    /// The tables of what is left.
+    pub(crate) fn build(
+        &self,
+        folded: &Folded<'_>,
+        principal: &Principal,
+        host: &str,
+    ) -> Result<KernelPolicy, CompileError> {
+        let Folded { atoms, actions } = folded;
         let mut rules = vec![self.default_rule().clone()];
         let mut indices: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut atoms = Atoms::default();
         let mut parts = Vec::new();
-        let mut folded = Vec::new();
         let mut names = BTreeSet::new();
-        for action in Action::all() {
-            let left = self.fold(&mut atoms, action, principal, host, local_user, &entities)?;
+        for (action, left) in actions {
             let numbers: Vec<u32> = left
                 .iter()
                 .map(|(rule, _)| {
@@ -93,24 +141,23 @@ impl Policy {
                 })
                 .collect();
             for (_, formula) in left.iter().filter(|(rule, _)| rule.forbids) {
-                names::literal(&atoms, formula, &mut names);
+                names::literal(atoms, formula, &mut names);
             }
-            let entries = entries(&left, &numbers);
+            let entries = entries(left, &numbers);
             let rest = left.iter().zip(0..).map(|((_, formula), at)| (at, formula.clone())).collect();
-            parts.push(Part { action, entries, rest });
-            folded.extend(left);
+            parts.push(Part { action: *action, entries, rest });
         }
         let mut arena = Vec::new();
         let mut header = PolicyHeader::EMPTY;
         let mut build = || {
-            Tables { atoms: &atoms, arena: &mut arena }.build(&parts, &mut header)?;
+            Tables { atoms, arena: &mut arena }.build(&parts, &mut header)?;
             for part in &parts {
                 let net = match part.action {
                     Action::Connect => &mut header.connect,
                     Action::Listen => &mut header.listen,
                     _ => continue,
                 };
-                NetTables { atoms: &atoms, part }.build(net, &mut arena)?;
+                NetTables { atoms, part }.build(net, &mut arena)?;
             }
             if rules.len() > MAX_INDEX { Err(limits::words(|_| true)) } else { Ok(()) }
         };
@@ -119,7 +166,7 @@ impl Policy {
             limit: error.limit,
             person: principal.user.clone(),
             host: host.to_owned(),
-            rules: blamed(&atoms, &folded, error.about),
+            rules: blamed(atoms, actions.iter().flat_map(|(_, left)| left), error.about),
             advice: error.advice,
         })?;
         header.words = arena.len() as u32;
@@ -215,10 +262,13 @@ fn entries(rules: &[(&Rule, Formula)], indices: &[u32]) -> Vec<Entry> {
 }
 
 /// The rules with the most atoms about what there was too much of; at most eight.
-fn blamed(atoms: &Atoms, rules: &[(&Rule, Formula)], about: fn(&Atom) -> bool) -> Vec<String> {
+fn blamed<'a>(
+    atoms: &Atoms,
+    rules: impl Iterator<Item = &'a (&'a Rule, Formula)>,
+    about: fn(&Atom) -> bool,
+) -> Vec<String> {
     let mut counted: BTreeMap<&str, usize> = BTreeMap::new();
     let counts = rules
-        .iter()
         .map(|(rule, formula)| {
             let mut used = BTreeSet::new();
             formula.atoms(&mut used);

@@ -219,7 +219,7 @@ fn action(random: &mut Random, about: About) -> String {
             1 => one("listen"),
             _ => "action in [Action::\"connect\", Action::\"listen\"]".to_owned(),
         },
-        About::File if random.one_in(3) => one(random.pick(&file_op::NAMES)),
+        About::File if random.one_in(3) => one(file_op::NAMES[random.below(file_op::NAMES.len())]),
         About::File => {
             let mut names: Vec<&str> =
                 file_op::NAMES.into_iter().filter(|_| !random.one_in(2)).chain(["read_file"]).collect();

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use sallyport_contract::v1::{CurrentPolicyRequest, PushPolicyRequest, PushPolicyResponse};
-use sallyport_policy::{Bundle, Diagnostics, Enforcement, Place, Policy, RuleInfo, TestReport};
+use sallyport_policy::{Bundle, Diagnostics, Enforcement, Place, Policy, RuleInfo, Sample, TestReport};
 use serde_json::json;
 
 use crate::{
@@ -52,6 +52,17 @@ fn load(context: &Context, dir: &Path) -> Result<(Bundle, Policy), Failure> {
     }
 }
 
+/// Compiles a policy for a sample of those whom it may concern, or prints what is too large.
+fn try_out(context: &Context, bundle: &Bundle, policy: &Policy) -> Result<Sample, Failure> {
+    match policy.try_out() {
+        Ok(sample) => Ok(sample),
+        Err(faults) => {
+            print_faults(context, bundle, &faults)?;
+            Err(Failure::said())
+        }
+    }
+}
+
 fn print_faults(context: &Context, bundle: &Bundle, faults: &Diagnostics) -> Result<(), Failure> {
     let out = context.out;
     if out.json {
@@ -66,11 +77,18 @@ fn print_faults(context: &Context, bundle: &Bundle, faults: &Diagnostics) -> Res
 }
 
 fn check(context: &Context, dir: &Path) -> Result<(), Failure> {
-    let (_, policy) = load(context, dir)?;
+    let (bundle, policy) = load(context, dir)?;
+    let sample = try_out(context, &bundle, &policy)?;
     let out = context.out;
     let placement = policy.placement();
     if out.json {
-        out.json(&json!({ "ok": true, "version": policy.version(), "faults": [], "placement": placement }))?;
+        out.json(&json!({
+            "ok": true,
+            "version": policy.version(),
+            "faults": [],
+            "placement": placement,
+            "sample": sample,
+        }))?;
         return Ok(());
     }
     for rule in &placement {
@@ -84,8 +102,17 @@ fn check(context: &Context, dir: &Path) -> Result<(), Failure> {
         out.lines(columns(&rows))?;
     }
     let count = placement.len();
+    let of = if sample.complete() {
+        format!("all {} combinations", sample.tried)
+    } else {
+        format!("{} of {} combinations", sample.tried, sample.combinations)
+    };
     out.line(format!(
-        "\n{}: {count} rules, version {}",
+        "\nCompiled for {of} of groups, hosts and local users; the largest tables take {} KiB of the kernel's memory.",
+        sample.largest.div_ceil(1024)
+    ))?;
+    out.line(format!(
+        "{}: {count} rules, version {}",
         out.look(Look::Green, "No fault"),
         policy.version()
     ))?;
@@ -167,6 +194,7 @@ fn version(context: &Context, dir: &Path) -> Result<(), Failure> {
 async fn push(context: &Context, args: &Push) -> Result<(), Failure> {
     // What the gateway would refuse is told here, with places, before anything is sent.
     let (bundle, policy) = load(context, &args.dir)?;
+    try_out(context, &bundle, &policy)?;
     let tests = policy.run_tests(&bundle);
     if !tests.passed() {
         if !context.out.json {
