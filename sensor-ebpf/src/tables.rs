@@ -6,23 +6,26 @@ use sallyport_sensor_abi::{
 };
 
 use crate::{
-    judge::{self, FILE, Judge, arena},
+    judge::{Judge, arena},
     read::opaque,
     scratch::Scratch,
 };
 
-/// The word for doing `op` to the file whose path and flags are in the area; by this one name.
+/// The word for doing `op` to the file in the area, whose path is of this class.
 #[inline(always)]
-pub(crate) fn file(index: u32, area: *const Scratch, judge: &Judge, op: u32, caller: u32) -> Option<Word> {
+pub(crate) fn file(area: *const Scratch, judge: &Judge, op: u32, class: u32, caller: u32) -> Option<Word> {
     if let Some(word) = uniform(judge, op) {
         return Some(word);
     }
-    let class = judge::path_class(index, FILE)?;
     // SAFETY: `area` is claimed; the policy is an entry of an array map.
     unsafe {
         let policy = judge.policy;
         let fileless = (*area).flags & EXEC_FILELESS;
-        let row = op.wrapping_mul((*policy).file.classes).wrapping_add(class).wrapping_mul(2).wrapping_add(fileless);
+        let row = op
+            .wrapping_mul((*policy).file.classes)
+            .wrapping_add(class)
+            .wrapping_mul(2)
+            .wrapping_add(fileless);
         let entry = row.wrapping_mul((*policy).caller.classes).wrapping_add(caller);
         arena((*policy).base.wrapping_add((*policy).file_table).wrapping_add(entry))
     }

@@ -12,6 +12,9 @@ pub(crate) struct TestArguments {
     /// Leave out the virtual machines
     #[arg(long)]
     no_vm: bool,
+    /// So many answers of the kernel programs are compared with Cedar's, instead of a million
+    #[arg(long, value_name = "N")]
+    kernel_cases: Option<u64>,
     /// Further arguments for `cargo nextest run`, for example a test's name
     #[arg(last = true)]
     rest: Vec<String>,
@@ -33,6 +36,9 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
         nextest.args(["--filter-expr", "not binary(story_vm)"]);
     } else {
         vm::prepare()?;
+    }
+    if let Some(cases) = arguments.kernel_cases {
+        nextest.env("SALLYPORT_KERNEL_CASES", cases.to_string());
     }
     nextest
         .args(&arguments.rest)

@@ -41,7 +41,15 @@ pub fn fuzz_rules(bytes: &[u8]) {
                 let (principal, host, local_user) = base();
                 let caller = path.clone();
                 let path = path.clone();
-                questions.push(Question::File { principal, host, local_user, op, path, fileless: flag, caller });
+                questions.push(Question::File {
+                    principal,
+                    host,
+                    local_user,
+                    op,
+                    path,
+                    fileless: flag,
+                    caller,
+                });
             }
         }
     }

@@ -139,6 +139,8 @@ fn prune(entries: &[Entry], rest: Rest) -> Rest {
             let entry = &entries[*entry as usize];
             let within = |best: Option<u32>| best.is_none_or(|best| entry.rank <= best);
             match entry.effect {
+                Effect::Forbid if mutant::is(mutant::FORBID) => permit.is_none() && within(forbid),
+                Effect::Permit if mutant::is(mutant::FORBID) => within(permit),
                 Effect::Forbid => within(forbid),
                 Effect::Permit => forbid.is_none() && within(permit),
                 Effect::Watch => forbid.is_none() && !no_permit && within(watch),
@@ -159,7 +161,6 @@ pub(crate) fn decision(entries: &[Entry], rest: &Rest) -> Option<Word> {
             .min_by_key(|entry| entry.rank)
     };
     Some(match (best(Effect::Forbid), best(Effect::Permit), best(Effect::Watch)) {
-        (Some(_), Some(permit), _) if mutant::is(mutant::FORBID) => permit.index,
         (None, Some(permit), Some(_)) if mutant::is(mutant::WATCH) => permit.index,
         (None, Some(permit), None) if mutant::is(mutant::QUIET) => permit.index,
         (Some(forbid), _, _) => {

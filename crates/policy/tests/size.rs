@@ -79,9 +79,8 @@ fn a_thousand_destinations() {
 /// Ten thousand rules of every kind, each of its own: names, paths, folders, arguments, addresses, ports, files, callers.
 #[test]
 fn ten_thousand_rules() {
-    let mut rules = String::from(
-        "@id(\"all\") permit(principal, action, resource) when { context has local_user };\n",
-    );
+    let mut rules =
+        String::from("@id(\"all\") permit(principal, action, resource) when { context has local_user };\n");
     let mut rule = |id: String, action: &str, condition: String| {
         writeln!(
             rules,

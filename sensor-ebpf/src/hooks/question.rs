@@ -12,7 +12,7 @@ use sallyport_sensor_abi::{
 };
 
 use crate::{
-    judge::{self, CALLER, Judge},
+    judge::{self, CALLER, FILE, Judge},
     maps::{POLICIES, QUESTIONS},
     net,
     program::{self, Args},
@@ -31,7 +31,7 @@ pub fn sally_question(_ctx: RawTracePointContext) -> i32 {
         }
         at = read::next(at);
     }
-    at as i32
+    0
 }
 
 /// Answers one question. 0: there is none.
@@ -102,7 +102,8 @@ fn by_path(question: *const Question, judge: &Judge, index: u32, area: *mut Scra
         (*area).hits = 0;
         (*area).part = 0;
         if (*question).kind == kind::FILE {
-            return tables::file(index, area, judge, (*question).what, caller).ok_or(cause::READ_FAILED);
+            let class = judge::path_class(index, FILE).ok_or(cause::READ_FAILED)?;
+            return tables::file(area, judge, (*question).what, class, caller).ok_or(cause::READ_FAILED);
         }
         let args = Args::at((*question).args, (*question).args_len);
         program::word(index, area, judge, caller, Some(&args))

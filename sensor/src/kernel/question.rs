@@ -13,6 +13,8 @@ use super::mapped::Mapped;
 use super::{KernelError, load, offsets};
 
 const PROGRAM: &str = "sally_question";
+/// No cause is that.
+const UNANSWERED: u32 = u32::MAX;
 
 /// The programs, with one policy that answers.
 #[derive(Debug)]
@@ -55,20 +57,21 @@ impl Questions {
             program.try_into().map_err(|_| KernelError::Missing { name: PROGRAM })?;
         for batch in questions.chunks_mut(BATCH as usize) {
             for (at, question) in (0..).zip(batch.iter()) {
-                self.questions.write(at, question);
+                self.questions.write(at, &Question { cause: UNANSWERED, ..*question });
             }
             if let Some(end) = u32::try_from(batch.len()).ok().filter(|len| *len < BATCH) {
                 self.questions
                     .word(end, std::mem::offset_of!(Question, kind))
                     .store(kind::NONE, std::sync::atomic::Ordering::SeqCst);
             }
-            let ran = program.test_run(RawTracePointRunOptions::new());
-            let ran = ran.map_err(|source| KernelError::Attach { name: PROGRAM, source: source.into() })?;
-            if ran.return_value as usize != batch.len() {
-                return Err(KernelError::Missing { name: "an answer" });
-            }
+            program
+                .test_run(RawTracePointRunOptions::new())
+                .map_err(|source| KernelError::Attach { name: PROGRAM, source: source.into() })?;
             for (at, question) in (0..).zip(batch.iter_mut()) {
                 *question = self.questions.read(at);
+                if question.cause == UNANSWERED {
+                    return Err(KernelError::Missing { name: "an answer" });
+                }
             }
         }
         Ok(())

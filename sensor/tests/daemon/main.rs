@@ -23,6 +23,10 @@ const BASE: &str = r#"
 @id("open") permit (principal, action == Action::"open_session", resource);
 @id("run") permit (principal, action == Action::"exec", resource);
 @id("net") permit (principal, action == Action::"connect", resource);
+@id("rest") @record("none")
+permit (principal, action in [Action::"read_file", Action::"write_file", Action::"create_file",
+  Action::"delete_file", Action::"rename_file", Action::"link_file", Action::"change_file", Action::"map_code",
+  Action::"connect_unix", Action::"listen", Action::"system"], resource);
 "#;
 const NO_ID: &str = r#"
 @id("no-id") @reason("ids are secret") @contact("security@example.org")

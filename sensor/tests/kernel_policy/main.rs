@@ -27,8 +27,17 @@ use sallyport_sensor_abi::policy::{DENY, END_SESSION, INDEX_MASK, KILL, OBSERVED
 use helper::{Numbers, shell_function};
 use host::Host;
 
+/// What the tests' programs do besides starting others and connecting.
+const REST: &str = r#"
+@id("rest") @record("none")
+permit (principal, action in [Action::"read_file", Action::"write_file", Action::"create_file",
+  Action::"delete_file", Action::"rename_file", Action::"link_file", Action::"change_file", Action::"map_code",
+  Action::"connect_unix", Action::"listen", Action::"system"], resource);
+"#;
+
 fn compile(rules: &str) -> KernelPolicy {
-    let files = [("bundle.toml", "name = \"test\"\nschema = 2\n"), ("rules.cedar", rules)];
+    let files =
+        [("bundle.toml", "name = \"test\"\nschema = 2\n"), ("rules.cedar", rules), ("rest.cedar", REST)];
     let bundle = Bundle::from_files(files).expect("a bundle");
     let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
     policy.compile(&Principal::default(), "web-1", "root").expect("compiles")

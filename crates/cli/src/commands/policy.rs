@@ -111,11 +111,7 @@ fn check(context: &Context, dir: &Path) -> Result<(), Failure> {
         "\nCompiled for {of} of groups, hosts and local users; the largest tables take {} KiB of the kernel's memory.",
         sample.largest.div_ceil(1024)
     ))?;
-    out.line(format!(
-        "{}: {count} rules, version {}",
-        out.look(Look::Green, "No fault"),
-        policy.version()
-    ))?;
+    out.line(format!("{}: {count} rules, version {}", out.look(Look::Green, "No fault"), policy.version()))?;
     Ok(())
 }
 
