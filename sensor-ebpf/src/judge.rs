@@ -174,7 +174,7 @@ pub(crate) fn arena_address(index: u32) -> Option<read::Address> {
 }
 
 /// Bytes that one call of [`feed`] takes at most.
-pub(crate) const STEP: u32 = 512;
+pub(crate) const STEP: u32 = 128;
 
 /// Lets the automaton of work area `index` read on. 0: fine; 1: a table pointed nowhere.
 #[unsafe(no_mangle)]
@@ -231,22 +231,32 @@ fn try_feed(index: u32) -> Option<()> {
     Some(())
 }
 
-/// Runs the claimed area's automaton over `bytes[from..from + left]`, at most `STEPS * 512` bytes.
+/// Bytes that [`run`] takes at most.
+pub(crate) const RUN: u32 = 4096;
+
+/// Lets the claimed area's automaton read `bytes[from..from + left]`, at most [`RUN`] bytes.
 #[inline(always)]
-pub(crate) fn run<const STEPS: u32>(index: u32, area: *mut Scratch) -> Option<()> {
+pub(crate) fn run(index: u32) -> Option<()> {
+    (feed_all(index) == 0).then_some(())
+}
+
+/// 0: all was read; 1: a table pointed nowhere, or it is too long.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn feed_all(index: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 1 };
     let mut steps = 0;
-    while steps < STEPS {
+    while steps <= RUN / STEP {
         // SAFETY: the caller claimed `area`.
         if unsafe { core::ptr::read_volatile(&raw const (*area).left) } == 0 {
-            return Some(());
+            return 0;
         }
         if feed(index) != 0 {
-            return None;
+            return 1;
         }
         steps = read::next(steps);
     }
-    // SAFETY: as above.
-    (unsafe { core::ptr::read_volatile(&raw const (*area).left) } == 0).then_some(())
+    1
 }
 
 /// The class at the end of what the automaton of the claimed area has read.
@@ -286,7 +296,7 @@ fn try_classify(index: u32, which: u32) -> Option<u32> {
         (*area).from = (*area).path;
         (*area).left = (PATH_BYTES as u32).wrapping_sub((*area).path);
         let eoi = (*automaton).stride.wrapping_sub(1);
-        run::<{ PATH_BYTES as u32 / STEP }>(index, area)?;
+        run(index)?;
         class(area, policy, eoi)
     }
 }

@@ -14,6 +14,7 @@
 mod atomic;
 mod caller;
 mod event;
+mod file;
 mod hooks;
 mod judge;
 mod maps;

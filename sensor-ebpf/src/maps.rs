@@ -85,6 +85,13 @@ pub(crate) fn tag_of(tgid: u32) -> Option<Tag> {
     unsafe { TASKS.get(tgid) }.copied()
 }
 
+/// Whether a process has a tag, for what takes only the bit.
+#[inline(always)]
+pub(crate) fn is_tagged(tgid: u32) -> bool {
+    // SAFETY: as in `tag_of`.
+    tagged(tgid).is_some_and(|(word, bit)| unsafe { core::ptr::read_volatile(word) } & bit != 0)
+}
+
 /// Sets a process's bit, after its entry was inserted into [`TASKS`] by the caller.
 #[inline(always)]
 pub(crate) fn mark(tgid: u32) {

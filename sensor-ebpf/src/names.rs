@@ -10,7 +10,7 @@ use sallyport_sensor_abi::{
 };
 
 use crate::{
-    maps::{NAMED, NAMES},
+    maps::{NAMED, NAMES, SCRATCH},
     path,
     read::{self, Address, Unreadable, offset},
     scratch::{Hit, Scratch},
@@ -56,10 +56,17 @@ fn may_be_named(number: u64) -> bool {
     NAMED.get_ptr(bit / 64).is_some_and(|word| unsafe { core::ptr::read_volatile(word) } >> (bit % 64) & 1 != 0)
 }
 
-/// Makes the area's path that of the registered name that was met as number `which`: the name, then what followed.
-/// `None`: the path is that already, or the name is not registered any more.
+/// Makes the path of area `index` that of the registered name that was met as number `which`: the name, then what
+/// followed. 0: the path is that already, or the name is not registered any more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn take_name(index: u32, which: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 0 };
+    u32::from(take(area, which).is_some())
+}
+
 #[inline(always)]
-pub(crate) fn take(area: *mut Scratch, which: u32) -> Option<()> {
+fn take(area: *mut Scratch, which: u32) -> Option<()> {
     // SAFETY: the caller claimed `area`.
     unsafe {
         let hit = if which == 0 { (*area).hit[0] } else { (*area).hit[1] };

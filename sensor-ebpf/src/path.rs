@@ -81,20 +81,29 @@ pub(crate) fn of_path(path: Address) -> Result<(Address, Address), Unreadable> {
 /// Walks on from where the area says, to the end.
 #[inline(always)]
 pub(crate) fn climb(index: u32, area: *mut Scratch) -> Result<(), u32> {
+    match climb_all(index) {
+        DONE => {
+            // SAFETY: the caller claimed `area`.
+            unsafe { (*area).flags &= !EXEC_PATH_CUT };
+            Ok(())
+        }
+        failure => Err(failure),
+    }
+}
+
+/// [`DONE`], or one of [`cause`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn climb_all(index: u32) -> u32 {
     let mut turn = 0;
     // A mount point takes two turns.
     while turn < PATH_COMPONENTS as u32 * 2 {
         match walk(index) {
             MORE => turn = read::next(turn),
-            DONE => {
-                // SAFETY: the caller claimed `area`.
-                unsafe { (*area).flags &= !EXEC_PATH_CUT };
-                return Ok(());
-            }
-            failure => return Err(failure),
+            outcome => return outcome,
         }
     }
-    Err(cause::PATH_TOO_LONG)
+    cause::PATH_TOO_LONG
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use sallyport_sensor_abi::{
     },
     policy::{
         ARGS_EOI, ARGS_ROW_WORDS, ARGS_START, ARGS_SYMBOLS, ARGS_TABLE, DENY, EXEC_INDEX_SETUID,
-        EXEC_INDICES, INDEX_MASK, NEEDS_ARGS, Word,
+        EXEC_INDICES, INDEX_MASK, NEEDS_ARGS, PolicyHeader, Word,
     },
     session::Tag,
 };
@@ -16,6 +16,7 @@ use sallyport_sensor_abi::{
 use crate::{
     event,
     judge::{self, ARGS, Judge, PATH, Verdict},
+    maps::{POLICIES, SCRATCH},
     names, path,
     read::{self, Address, Unreadable, offset},
     scratch::{CHUNK_AT, Scratch},
@@ -90,17 +91,17 @@ pub(crate) fn word(
 ) -> Result<Word, u32> {
     // SAFETY: `area` is claimed.
     unsafe { (*area).policy = judge.slot };
-    let first = one_name(index, area, judge, caller, args)?;
+    let first = one_name(index, caller, args)?;
     // SAFETY: as above.
     let (hits, part) = unsafe { ((*area).hits, (*area).part) };
     if first & DENY != 0 || hits == 0 && part == 0 {
         return Ok(first);
     }
-    if let Some(word) = other_names(index, area, judge, caller, args)? {
+    if let Some(word) = other_names(index, area, caller, args)? {
         return Ok(word);
     }
     if names::inside(index, area).is_some()
-        && let Some(word) = other_names(index, area, judge, caller, args)?
+        && let Some(word) = other_names(index, area, caller, args)?
     {
         return Ok(word);
     }
@@ -109,21 +110,15 @@ pub(crate) fn word(
 
 /// The first denial among the registered names that were met.
 #[inline(always)]
-fn other_names(
-    index: u32,
-    area: *mut Scratch,
-    judge: &Judge,
-    caller: u32,
-    args: Option<&Args>,
-) -> Result<Option<Word>, u32> {
+fn other_names(index: u32, area: *mut Scratch, caller: u32, args: Option<&Args>) -> Result<Option<Word>, u32> {
     let mut which = 0;
     while which < sallyport_sensor_abi::names::NAMES_JUDGED {
         // SAFETY: `area` is claimed.
         if which >= unsafe { core::ptr::read_volatile(&raw const (*area).hits) } {
             break;
         }
-        if names::take(area, which).is_some() {
-            let word = one_name(index, area, judge, caller, args)?;
+        if names::take_name(index, which) != 0 {
+            let word = one_name(index, caller, args)?;
             if word & DENY != 0 {
                 keep(area);
                 // SAFETY: as above.
@@ -136,28 +131,51 @@ fn other_names(
     Ok(None)
 }
 
+/// What [`judge_name`] returns with one of [`cause`]; no word has it.
+const FAILED: u32 = 1 << 30;
+/// For [`judge_name`]: arguments are to be judged.
+const WITH_ARGS: u32 = 1;
+/// For [`judge_name`]: it is known where they are.
+const ARGS_KNOWN: u32 = 2;
+
 #[inline(always)]
-fn one_name(
-    index: u32,
-    area: *mut Scratch,
-    judge: &Judge,
-    caller: u32,
-    args: Option<&Args>,
-) -> Result<Word, u32> {
-    let word = by_path(index, area, judge, caller).ok_or(cause::READ_FAILED)?;
-    match args {
-        Some(args) if word & NEEDS_ARGS != 0 => by_args(index, area, judge, word & INDEX_MASK, args),
-        _ => Ok(word),
+fn one_name(index: u32, caller: u32, args: Option<&Args>) -> Result<Word, u32> {
+    let word = match args {
+        Some(args) => {
+            let known = if args.known { ARGS_KNOWN } else { 0 };
+            judge_name(index, caller, args.start, args.total, WITH_ARGS | known)
+        }
+        None => judge_name(index, caller, 0, 0, 0),
+    };
+    if word & FAILED == 0 { Ok(word) } else { Err(word & !FAILED) }
+}
+
+/// The word for the path in area `index`, under the policy that the area names.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_name(index: u32, caller: u32, start: u64, total: u32, how: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return FAILED | cause::READ_FAILED };
+    // SAFETY: the area was claimed by the caller; entries of array maps are valid while the program runs.
+    let Some(policy) = POLICIES.get_ptr(unsafe { (*area).policy }) else {
+        return FAILED | cause::NO_POLICY;
+    };
+    let Some(word) = by_path(index, area, policy, caller) else { return FAILED | cause::READ_FAILED };
+    if how & WITH_ARGS == 0 || word & NEEDS_ARGS == 0 {
+        return word;
+    }
+    let args = Args { start, total, known: how & ARGS_KNOWN != 0 };
+    match by_args(index, area, policy, word & INDEX_MASK, &args) {
+        Ok(word) => word,
+        Err(cause) => FAILED | cause,
     }
 }
 
 #[inline(always)]
-fn by_path(index: u32, area: *mut Scratch, judge: &Judge, caller: u32) -> Option<Word> {
+fn by_path(index: u32, area: *mut Scratch, policy: *const PolicyHeader, caller: u32) -> Option<Word> {
     let class = judge::path_class(index, PATH)?;
     // SAFETY: `area` is claimed; the policy is an entry of an array map.
     unsafe {
         let flags = (*area).flags & EXEC_FILELESS | if is_setuid(area) { EXEC_INDEX_SETUID } else { 0 };
-        let policy = judge.policy;
         judge::arena(
             (*policy)
                 .base
@@ -179,7 +197,13 @@ fn is_setuid(area: *const Scratch) -> bool {
 }
 
 #[inline(always)]
-fn by_args(index: u32, area: *mut Scratch, judge: &Judge, row: u32, args: &Args) -> Result<Word, u32> {
+fn by_args(
+    index: u32,
+    area: *mut Scratch,
+    policy: *const PolicyHeader,
+    row: u32,
+    args: &Args,
+) -> Result<Word, u32> {
     if !args.known {
         return Err(cause::READ_FAILED);
     }
@@ -187,7 +211,7 @@ fn by_args(index: u32, area: *mut Scratch, judge: &Judge, row: u32, args: &Args)
         return Err(cause::ARGS_TOO_LONG);
     }
     // SAFETY: `area` is claimed; the policy is an entry of an array map.
-    let (base, rows) = unsafe { ((*judge.policy).base, (*judge.policy).args_rows) };
+    let (base, rows) = unsafe { ((*policy).base, (*policy).args_rows) };
     let row = base.wrapping_add(rows).wrapping_add(row.wrapping_mul(ARGS_ROW_WORDS));
     let field = |at| judge::arena(row.wrapping_add(at)).ok_or(cause::READ_FAILED);
     let symbols = judge::arena_address(row.wrapping_add(ARGS_SYMBOLS)).ok_or(cause::READ_FAILED)?;
@@ -209,11 +233,11 @@ fn by_args(index: u32, area: *mut Scratch, judge: &Judge, row: u32, args: &Args)
             }
             (*area).from = CHUNK_AT;
             (*area).left = len;
-            judge::run::<{ ARGS_BYTES as u32 / judge::STEP }>(index, area).ok_or(cause::READ_FAILED)?;
+            judge::run(index).ok_or(cause::READ_FAILED)?;
             done += len;
             chunk = read::next(chunk);
         }
-        let class = judge::class(area, judge.policy, field(ARGS_EOI)?).ok_or(cause::READ_FAILED)?;
+        let class = judge::class(area, policy, field(ARGS_EOI)?).ok_or(cause::READ_FAILED)?;
         judge::arena(base.wrapping_add(field(ARGS_TABLE)?).wrapping_add(class)).ok_or(cause::READ_FAILED)
     }
 }

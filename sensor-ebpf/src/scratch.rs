@@ -9,6 +9,7 @@ use sallyport_sensor_abi::{
     ARGS_BYTES, PATH_BYTES,
     event::{Exec, Header},
     names::{Inode, NAMES_JUDGED},
+    session::Tag,
 };
 
 use crate::{atomic::add32, maps::SCRATCH, read::next};
@@ -87,6 +88,8 @@ pub(crate) struct Scratch {
     pub(crate) name_flags: u32,
     /// Bytes of path in the message's tail.
     pub(crate) kept: u32,
+    /// The tag of the process that acts, for what is reported by a subprogram.
+    pub(crate) tag: Tag,
     /// The first registered names met.
     pub(crate) hit: [Hit; NAMES_JUDGED as usize],
     /// Symbols of the automaton over arguments.

@@ -1,9 +1,17 @@
 //! One file per kernel hook, or per theme.
 
+use core::arch::asm;
+
+use aya_ebpf::{EbpfContext as _, programs::LsmContext};
+
 mod connect;
 mod exec;
 mod exec_check;
 mod exit;
+mod file_change;
+mod file_map;
+mod file_names;
+mod file_open;
 mod fork;
 mod question;
 mod socket;
@@ -18,4 +26,17 @@ pub(crate) const EPERM: i32 = 1;
 #[inline(always)]
 pub(crate) const fn prior(before: i32) -> i32 {
     if before < 0 && before >= -4095 { before } else { -EPERM }
+}
+
+/// The argument at byte `AT` of an LSM hook's context, of which not every kernel has as many. In assembly, so that the
+/// compiler does not move the load to before the question whether this one has it.
+#[inline(always)]
+pub(crate) fn argument<const AT: u32>(ctx: &LsmContext) -> u64 {
+    let context = ctx.as_ptr();
+    let value: u64;
+    // SAFETY: the verifier checks that the hook has that argument, where it believes that this is reached.
+    unsafe {
+        asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) context, const AT, options(nostack));
+    }
+    crate::read::plain(value)
 }

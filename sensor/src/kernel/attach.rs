@@ -12,16 +12,18 @@ use super::{KernelError, Mode};
 
 /// Where a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hook {
+pub(super) enum Hook {
     RawTracepoint(&'static str),
     /// On the root of the cgroup2 hierarchy, so on everything.
     CgroupAddress,
     CgroupSocket,
     Lsm(&'static str),
+    /// A hook that some kernels lack, and what is then not judged.
+    OptionalLsm(&'static str, &'static str),
 }
 
 /// Enforcement first: nothing may be tagged by fork before it would be judged.
-const PROGRAMS: [(&str, Hook); 10] = [
+const PROGRAMS: &[(&str, Hook)] = &[
     ("sally_exec_check", Hook::Lsm("bprm_check_security")),
     ("sally_socket_family", Hook::Lsm("socket_create")),
     ("sally_exec", Hook::RawTracepoint("sched_process_exec")),
@@ -34,12 +36,19 @@ const PROGRAMS: [(&str, Hook); 10] = [
     ("sally_fork", Hook::RawTracepoint("sched_process_fork")),
 ];
 
-/// The names of the programs that `mode` attaches.
+/// All programs, those of [`super::hooks`] first.
+pub(super) fn programs() -> impl Iterator<Item = (&'static str, Hook)> {
+    super::hooks::SYSTEM.iter().chain(super::file_hooks::FILES).chain(PROGRAMS).copied()
+}
+
+/// The programs that `mode` attaches on this kernel.
+fn wanted(mode: Mode) -> impl Iterator<Item = (&'static str, Hook)> {
+    programs().filter(move |(_, hook)| (mode == Mode::Lsm || hook.lsm().is_none()) && !hook.is_missing())
+}
+
+/// Their names.
 pub(super) fn names(mode: Mode) -> impl Iterator<Item = &'static str> {
-    PROGRAMS
-        .into_iter()
-        .filter(move |(_, hook)| mode == Mode::Lsm || !matches!(hook, Hook::Lsm(_)))
-        .map(|(name, _)| name)
+    wanted(mode).map(|(name, _)| name)
 }
 
 /// Loads and attaches everything of `mode` and pins it in the two folders. Nothing is detached when it fails
@@ -60,15 +69,13 @@ pub(super) fn attach_all(
         Mode::Tracepoint => None,
     };
     // All are loaded before the first is attached, so a refused program changes nothing.
-    let wanted =
-        || PROGRAMS.into_iter().filter(|(_, hook)| mode == Mode::Lsm || !matches!(hook, Hook::Lsm(_)));
-    for (name, hook) in wanted() {
+    for (name, hook) in wanted(mode) {
         let program = ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
         load(program, hook, btf.as_ref()).map_err(|error| refused(name, error))?;
         let path = programs.join(name);
         program.pin(&path).map_err(|source| KernelError::Pin { path, source: source.into() })?;
     }
-    for (name, hook) in wanted() {
+    for (name, hook) in wanted(mode) {
         let program = ebpf.program_mut(name).ok_or(KernelError::Missing { name })?;
         let link = attach(program, hook, cgroup).map_err(|source| KernelError::Attach { name, source })?;
         let path = links.join(name);
@@ -82,7 +89,7 @@ fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), Prog
         Hook::RawTracepoint(_) => TryInto::<&mut RawTracePoint>::try_into(program)?.load(),
         Hook::CgroupAddress => TryInto::<&mut CgroupSockAddr>::try_into(program)?.load(),
         Hook::CgroupSocket => TryInto::<&mut CgroupSock>::try_into(program)?.load(),
-        Hook::Lsm(hook) => {
+        Hook::Lsm(hook) | Hook::OptionalLsm(hook, _) => {
             let btf = btf.ok_or(ProgramError::NotLoaded)?;
             TryInto::<&mut Lsm>::try_into(program)?.load(hook, btf)
         }
@@ -110,7 +117,7 @@ fn attach(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, At
             let link = program.attach(cgroup, beside)?;
             program.take_link(link)?.try_into()?
         }
-        Hook::Lsm(_) => {
+        Hook::Lsm(_) | Hook::OptionalLsm(..) => {
             let program: &mut Lsm = program.try_into()?;
             let link = program.attach()?;
             program.take_link(link)?.into()

@@ -1,0 +1,99 @@
+//! LSM `path_chmod`, `path_chown`, `inode_setxattr`, `inode_removexattr`: what a file is allowed to be.
+//!
+//! Sees: mode and owner by whatever call; extended attributes, file capabilities and access lists set as such among
+//! them. For attributes the kernel names no mount: the path is that on the first mount of the file system, which is the
+//! host's own. Needs: 5.7, BPF LSM, `CONFIG_SECURITY_PATH`. Misses: access lists set through their own call since 6.2,
+//! `ioctl` flags such as immutable. On error: denied.
+
+use aya_ebpf::{EbpfContext as _, macros::lsm, programs::LsmContext};
+use sallyport_sensor_abi::policy::file_op;
+
+use crate::{
+    file,
+    hooks::{ALLOW, EPERM, argument, prior},
+    maps::is_tagged,
+    path,
+    read::{self, Address, Unreadable, offset},
+};
+
+/// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, path_chmod, const struct path *path, umode_t mode)
+#[lsm(hook = "path_chmod")]
+pub fn sally_chmod(ctx: LsmContext) -> i32 {
+    let before: i32 = ctx.arg(2);
+    if before != 0 {
+        return prior(before);
+    }
+    judge(&ctx)
+}
+
+/// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, path_chown, const struct path *path, kuid_t uid, kgid_t gid)
+#[lsm(hook = "path_chown")]
+pub fn sally_chown(ctx: LsmContext) -> i32 {
+    let before: i32 = ctx.arg(3);
+    if before != 0 {
+        return prior(before);
+    }
+    judge(&ctx)
+}
+
+#[inline(always)]
+fn judge(ctx: &LsmContext) -> i32 {
+    if !is_tagged(ctx.tgid()) {
+        return ALLOW;
+    }
+    let Ok((mount, dentry)) = path::of_path(read::plain(ctx.arg(0))) else { return -EPERM };
+    file::judge(file_op::CHANGE, mount, dentry)
+}
+
+/// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_setxattr, struct dentry *dentry, const char *name, const void *value, size_t size, int flags)
+#[lsm(hook = "inode_setxattr")]
+pub fn sally_setxattr(ctx: LsmContext) -> i32 {
+    // Since 5.12 there is one argument before these.
+    // SAFETY: points into `OFFSETS`.
+    let (before, dentry) = if unsafe { offset!(xattr_dentry) } == 0 {
+        (argument::<40>(&ctx) as i32, argument::<0>(&ctx))
+    } else {
+        (argument::<48>(&ctx) as i32, argument::<8>(&ctx))
+    };
+    attribute(&ctx, before, dentry)
+}
+
+/// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_removexattr, struct dentry *dentry, const char *name)
+#[lsm(hook = "inode_removexattr")]
+pub fn sally_removexattr(ctx: LsmContext) -> i32 {
+    // SAFETY: points into `OFFSETS`.
+    let (before, dentry) = if unsafe { offset!(xattr_dentry) } == 0 {
+        (argument::<16>(&ctx) as i32, argument::<0>(&ctx))
+    } else {
+        (argument::<24>(&ctx) as i32, argument::<8>(&ctx))
+    };
+    attribute(&ctx, before, dentry)
+}
+
+#[inline(always)]
+fn attribute(ctx: &LsmContext, before: i32, dentry: Address) -> i32 {
+    if before != 0 {
+        return prior(before);
+    }
+    if !is_tagged(ctx.tgid()) {
+        return ALLOW;
+    }
+    match first_mount(dentry) {
+        Ok(mount) => file::judge(file_op::CHANGE, mount, dentry),
+        Err(Unreadable) => -EPERM,
+    }
+}
+
+/// The `vfsmount` that the file system of a dentry was mounted as first.
+#[inline(always)]
+fn first_mount(dentry: Address) -> Result<Address, Unreadable> {
+    // SAFETY: offsets point into `OFFSETS`.
+    unsafe {
+        let sb: Address = read::kernel(dentry + offset!(dentry_d_sb))?;
+        let first: Address = read::kernel(sb + offset!(super_block_s_mounts))?;
+        if first == 0 {
+            return Err(Unreadable);
+        }
+        Ok(first - offset!(mount_mnt_instance) + offset!(mount_mnt))
+    }
+}
