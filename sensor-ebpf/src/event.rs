@@ -117,7 +117,12 @@ pub(crate) unsafe fn send(kind: u32, tag: &Tag, word: Word, message: *const u8, 
         let flags = if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         // SAFETY: the caller's promise.
         sent = unsafe {
-            bpf_ringbuf_output((&raw const maps::EVENTS).cast_mut().cast(), message.cast_mut().cast(), len, flags)
+            bpf_ringbuf_output(
+                (&raw const maps::EVENTS).cast_mut().cast(),
+                message.cast_mut().cast(),
+                len,
+                flags,
+            )
         } == 0;
         if !sent && let Some(session) = session {
             // SAFETY: as above.

@@ -18,8 +18,7 @@ use sallyport_sensor_abi::{
 };
 
 use crate::{
-    caller,
-    event,
+    caller, event,
     hooks::{ALLOW, EPERM},
     judge::{self, FILE, Judge, Verdict},
     maps::{SCRATCH, tag_of},
@@ -183,13 +182,7 @@ fn decide(index: u32, area: *mut Scratch, ops: [u32; 2], judge: &Judge, caller: 
 
 /// Judges the operations by the registered names that the walk met. `Some(1)`: one denies.
 #[inline(always)]
-fn names(
-    index: u32,
-    area: *mut Scratch,
-    ops: [u32; 2],
-    judge: &Judge,
-    caller: u32,
-) -> Option<u32> {
+fn names(index: u32, area: *mut Scratch, ops: [u32; 2], judge: &Judge, caller: u32) -> Option<u32> {
     let mut which = 0;
     while which < NAMES_JUDGED {
         // SAFETY: `area` is claimed.
@@ -245,7 +238,11 @@ fn word(area: *const Scratch, judge: &Judge, op: u32, class: u32, caller: u32) -
     unsafe {
         let policy = judge.policy;
         let fileless = u32::from((*area).flags & EXEC_FILELESS != 0);
-        let row = op.wrapping_mul((*policy).file.classes).wrapping_add(class).wrapping_mul(2).wrapping_add(fileless);
+        let row = op
+            .wrapping_mul((*policy).file.classes)
+            .wrapping_add(class)
+            .wrapping_mul(2)
+            .wrapping_add(fileless);
         let entry = row.wrapping_mul((*policy).caller.classes).wrapping_add(caller);
         judge::arena((*policy).base.wrapping_add((*policy).file_table).wrapping_add(entry)).unwrap_or(DENY)
     }

@@ -138,7 +138,10 @@ pub(crate) fn alive() -> bool {
     let Some(host) = HOST.get_ptr(0) else { return false };
     // SAFETY: an entry of an array map. Volatile: user space writes to it.
     let (grace, alive) = unsafe {
-        (core::ptr::read_volatile(&raw const (*host).grace), core::ptr::read_volatile(&raw const (*host).alive))
+        (
+            core::ptr::read_volatile(&raw const (*host).grace),
+            core::ptr::read_volatile(&raw const (*host).alive),
+        )
     };
     if grace == 0 {
         return true;

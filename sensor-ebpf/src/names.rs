@@ -53,7 +53,9 @@ pub(crate) unsafe fn note(area: *mut Scratch, inode: Address) -> Result<(), Unre
 fn may_be_named(number: u64) -> bool {
     let bit = named_bit(number);
     // SAFETY: an entry of an array map. Volatile: user space writes to it.
-    NAMED.get_ptr(bit / 64).is_some_and(|word| unsafe { core::ptr::read_volatile(word) } >> (bit % 64) & 1 != 0)
+    NAMED
+        .get_ptr(bit / 64)
+        .is_some_and(|word| unsafe { core::ptr::read_volatile(word) } >> (bit % 64) & 1 != 0)
 }
 
 /// Makes the path of area `index` that of the registered name that was met as number `which`: the name, then what

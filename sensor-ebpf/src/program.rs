@@ -110,7 +110,12 @@ pub(crate) fn word(
 
 /// The first denial among the registered names that were met.
 #[inline(always)]
-fn other_names(index: u32, area: *mut Scratch, caller: u32, args: Option<&Args>) -> Result<Option<Word>, u32> {
+fn other_names(
+    index: u32,
+    area: *mut Scratch,
+    caller: u32,
+    args: Option<&Args>,
+) -> Result<Option<Word>, u32> {
     let mut which = 0;
     while which < sallyport_sensor_abi::names::NAMES_JUDGED {
         // SAFETY: `area` is claimed.
@@ -181,7 +186,10 @@ fn by_path(index: u32, area: *mut Scratch, policy: *const PolicyHeader, caller: 
                 .base
                 .wrapping_add((*policy).exec_table)
                 .wrapping_add(
-                    class.wrapping_mul(EXEC_INDICES).wrapping_add(flags).wrapping_mul((*policy).caller.classes),
+                    class
+                        .wrapping_mul(EXEC_INDICES)
+                        .wrapping_add(flags)
+                        .wrapping_mul((*policy).caller.classes),
                 )
                 .wrapping_add(caller),
         )
@@ -217,7 +225,8 @@ fn by_args(
     let symbols = judge::arena_address(row.wrapping_add(ARGS_SYMBOLS)).ok_or(cause::READ_FAILED)?;
     // SAFETY: as above; `symbols` has 256 bytes. Blocks of the arena follow each other in memory.
     unsafe {
-        read::kernel_bytes((&raw mut (*area).symbols).cast(), 256, symbols).map_err(|Unreadable| cause::READ_FAILED)?;
+        read::kernel_bytes((&raw mut (*area).symbols).cast(), 256, symbols)
+            .map_err(|Unreadable| cause::READ_FAILED)?;
         (*area).automaton = ARGS;
         (*area).state = field(ARGS_START)?;
         let mut done = 0;

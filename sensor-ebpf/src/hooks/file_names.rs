@@ -108,11 +108,14 @@ pub fn sally_rename(ctx: LsmContext) -> i32 {
     }
     let Ok(mount) = mount_of(read::plain(ctx.arg(0))) else { return -EPERM };
     let (old, new): (Address, Address) = (read::plain(ctx.arg(1)), read::plain(ctx.arg(3)));
-    if file::judge(file_op::RENAME, mount, old) != ALLOW || file::judge(file_op::CREATE, mount, new) != ALLOW {
+    if file::judge(file_op::RENAME, mount, old) != ALLOW || file::judge(file_op::CREATE, mount, new) != ALLOW
+    {
         return -EPERM;
     }
     // SAFETY: points into `OFFSETS`.
-    let Ok(replaced) = read::kernel::<Address>(new + unsafe { offset!(dentry_d_inode) }) else { return -EPERM };
+    let Ok(replaced) = read::kernel::<Address>(new + unsafe { offset!(dentry_d_inode) }) else {
+        return -EPERM;
+    };
     if flags & RENAME_EXCHANGE != 0 {
         if file::judge(file_op::RENAME, mount, new) != ALLOW {
             return -EPERM;

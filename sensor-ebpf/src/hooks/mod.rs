@@ -22,10 +22,17 @@ pub(crate) const ALLOW: i32 = 0;
 /// Negated, what an LSM hook returns for what is denied.
 pub(crate) const EPERM: i32 = 1;
 
-/// The answer of another LSM program before ours, which is never weakened, within what the verifier accepts.
+/// `EACCES`.
+const EACCES: i32 = 13;
+
+/// The answer of another LSM program before ours, which is never weakened. Only such as the verifier can see.
 #[inline(always)]
-pub(crate) const fn prior(before: i32) -> i32 {
-    if before < 0 && before >= -4095 { before } else { -EPERM }
+pub(crate) fn prior(before: i32) -> i32 {
+    if crate::read::opaque(u64::from(before.cast_unsigned())) == u64::from((-EACCES).cast_unsigned()) {
+        -EACCES
+    } else {
+        -EPERM
+    }
 }
 
 /// The argument at byte `AT` of an LSM hook's context, of which not every kernel has as many. In assembly, so that the
