@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use sallyport_sensor_abi::policy::file_op;
 use serde::Serialize;
 
 use crate::automaton::{self, Weights};
@@ -55,12 +54,9 @@ pub enum Enforcement {
     BindRefused,
     /// The kernel refuses the call before it has any effect.
     DeniedBeforeItHappens,
-    /// The process is killed when the call returns. What the opening itself does, creating or truncating a file, has then
-    /// happened; nothing can be read or written any more.
-    KilledWhenOpened,
-    /// Not judged: some such calls are refused to the whole session by the filter that its first process puts on itself, whatever
-    /// this rule says.
-    SessionFilterOnly,
+    /// The session's first process gives it up for the whole session, if the policy denies it to every calling program when the session
+    /// begins.
+    GivenUpByTheSession,
     /// Not judged at all.
     NotJudged,
 }
@@ -74,8 +70,7 @@ impl fmt::Display for Enforcement {
             Self::ConnectionRefused => "in the kernel, refused before anything is sent",
             Self::BindRefused => "in the kernel, refused before the socket is bound",
             Self::DeniedBeforeItHappens => "in the kernel, denied before it happens",
-            Self::KilledWhenOpened => "in the kernel, killed when the file is open: created or truncated it may be, read or written not",
-            Self::SessionFilterOnly => "this rule is not judged; the session's own filter refuses some such calls to everybody",
+            Self::GivenUpByTheSession => "given up by the session as a whole when it begins",
             Self::NotJudged => "not judged",
         })
     }
@@ -156,22 +151,23 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
             })
             .sum(),
     };
-    let reads_args = body.clauses().iter().any(|clause| {
-        let (cedar_policy::pst::Clause::When(expr) | cedar_policy::pst::Clause::Unless(expr)) = clause;
-        crate::expr::reads(expr, &["args", "command_line"])
-    });
+    let reads = |attributes: &[&str]| {
+        body.clauses().iter().any(|clause| {
+            let (cedar_policy::pst::Clause::When(expr) | cedar_policy::pst::Clause::Unless(expr)) = clause;
+            crate::expr::reads(expr, attributes)
+        })
+    };
     let (lsm, tracepoint) = match action {
         Action::Connect => (Enforcement::ConnectionRefused, Enforcement::ConnectionRefused),
-        Action::Exec if reads_args => {
+        Action::Exec if reads(&["args", "command_line"]) => {
             (Enforcement::KilledAtFirstInstruction, Enforcement::KilledAtFirstInstruction)
         }
         Action::Exec => (Enforcement::DeniedBeforeItRuns, Enforcement::KilledAtFirstInstruction),
         Action::Listen => (Enforcement::BindRefused, Enforcement::BindRefused),
-        Action::File(file_op::READ | file_op::WRITE) => {
-            (Enforcement::DeniedBeforeItHappens, Enforcement::KilledWhenOpened)
-        }
         Action::File(_) => (Enforcement::DeniedBeforeItHappens, Enforcement::NotJudged),
-        Action::System => (Enforcement::DeniedBeforeItHappens, Enforcement::SessionFilterOnly),
+        // The session cannot tell callers apart.
+        Action::System if reads(&["caller"]) => (Enforcement::DeniedBeforeItHappens, Enforcement::NotJudged),
+        Action::System => (Enforcement::DeniedBeforeItHappens, Enforcement::GivenUpByTheSession),
     };
     Place { action: action.name().to_owned(), lsm, tracepoint, cost }
 }

@@ -126,6 +126,48 @@ fn a_rule_that_nothing_can_enforce_is_a_fault() {
 }
 
 #[test]
+fn placement_is_told_for_each_action() {
+    use sallyport_policy::Enforcement as E;
+    let placed = |rule: &str| {
+        let files =
+            [("bundle.toml", "name = \"t\"\nschema = 2\n".to_owned()), ("rules.cedar", rule.to_owned())];
+        let policy =
+            Policy::load(&Bundle::from_files(files).expect("a bundle")).unwrap_or_else(|f| panic!("{f}"));
+        let places = policy.placement().remove(0).places;
+        places.into_iter().map(|place| (place.action, place.lsm, place.tracepoint)).collect::<Vec<_>>()
+    };
+    let forbid = |action: &str, condition: &str| {
+        placed(&format!(
+            "@id(\"a\") @reason(\"r\") forbid(principal, action in [{action}], resource) when {{ {condition} }};"
+        ))
+    };
+    let before = E::DeniedBeforeItHappens;
+    assert_eq!(
+        forbid("Action::\"exec\", Action::\"map_code\"", "context.name == \"x\""),
+        [
+            ("exec".into(), E::DeniedBeforeItRuns, E::KilledAtFirstInstruction),
+            ("map_code".into(), before, E::NotJudged)
+        ]
+    );
+    assert_eq!(
+        forbid("Action::\"system\"", "context.operation == \"bpf\""),
+        [("system".into(), before, E::GivenUpByTheSession)]
+    );
+    assert_eq!(
+        forbid("Action::\"system\"", "context.caller == \"/x\""),
+        [("system".into(), before, E::NotJudged)]
+    );
+    assert_eq!(
+        forbid("Action::\"listen\"", "context.port == 1"),
+        [("listen".into(), E::BindRefused, E::BindRefused)]
+    );
+    assert_eq!(
+        forbid("Action::\"exec\"", "context.args.contains(\"x\")"),
+        [("exec".into(), E::KilledAtFirstInstruction, E::KilledAtFirstInstruction)]
+    );
+}
+
+#[test]
 fn long_chains_are_a_fault_and_no_overflow() {
     let condition = |text: String| faults(&format!("@id(\"a\") permit{EXEC} when {{ {text} }};"));
     let chain = |n: usize| {
