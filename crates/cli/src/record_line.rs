@@ -106,13 +106,16 @@ pub fn what(record: &Record) -> String {
         Kind::Policy => said("policy"),
         Kind::Sensor => said("sensor"),
         Kind::Loss => match &record.loss {
-            Some(loss) => said(&format!(
-                "LOST {} {} of {} seen ({})",
-                loss.count,
-                text::safe(&loss.what, 30),
-                loss.seen,
-                text::safe(&loss.why, 40)
-            )),
+            Some(loss) => {
+                let what = if loss.what == "session" { "events" } else { &loss.what };
+                let seen = if loss.seen == 0 { String::new() } else { format!(" of {} seen", loss.seen) };
+                said(&format!(
+                    "LOST {} {}{seen} ({})",
+                    loss.count,
+                    text::safe(what, 30),
+                    text::safe(&loss.why, 40)
+                ))
+            }
             None => said("LOST"),
         },
         Kind::Access => said("access"),

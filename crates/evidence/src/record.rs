@@ -190,7 +190,8 @@ pub enum Outcome {
 /// Counted loss.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
-    /// What was lost: an event kind (`exec`, `connect`, …).
+    /// What was lost: an event kind (`exec`, `connect`, …); `session`: events of all kinds of the session that the record
+    /// names, which are in the counts by kind, too.
     pub what: String,
     /// Why: `ring_full`, `spool_evicted`, `undecodable`.
     pub why: String,

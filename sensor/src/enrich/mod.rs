@@ -11,7 +11,7 @@ mod executables;
 mod folders;
 mod mounts;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,30 +122,35 @@ impl Enricher {
 
     /// Asks, and returns the answers that came within [`PATIENCE`], by question, and those to earlier questions.
     pub async fn ask(&mut self, questions: Vec<Question>) -> (HashMap<u64, Answer>, Vec<Answer>) {
-        let (mut now, mut late) = (HashMap::new(), Vec::new());
-        let mut wanted = std::collections::HashSet::new();
+        let (mut now, mut late) = (HashMap::<u64, Answer>::new(), Vec::new());
+        let mut asked = HashSet::new();
         for question in questions {
             let id = question.id;
             match self.questions.try_send(question) {
-                Ok(()) => drop(wanted.insert(id)),
+                Ok(()) => {
+                    asked.insert(id);
+                }
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.unasked += 1,
             }
         }
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !wanted.is_empty()
+        let mut open = asked.len();
+        while open > 0
             && let Ok(Some(answer)) = tokio::time::timeout_at(deadline, self.answers.recv()).await
         {
+            if !asked.contains(&answer.id) {
+                late.push(answer);
+                continue;
+            }
             // A small file's hash is a matter of milliseconds: that answer is waited for, too.
             if !answer.hash_follows {
-                wanted.remove(&answer.id);
+                open -= 1;
             }
-            match now.remove(&answer.id) {
-                Some(first) => drop(now.insert(answer.id, merge(first, answer))),
-                None if wanted.contains(&answer.id) || answer.folder.is_some() || answer.cgroup.is_some() => {
-                    now.insert(answer.id, answer);
-                }
-                None => late.push(answer),
-            }
+            let answer = match now.remove(&answer.id) {
+                Some(first) => merge(first, answer),
+                None => answer,
+            };
+            now.insert(answer.id, answer);
         }
         (now, late)
     }

@@ -1,6 +1,6 @@
 //! A host for tests: temporary folders, pins of its own, the real program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,29 @@ impl Host {
         );
         std::fs::write(&config, text).expect("the configuration");
         Self { folder, config, sensor: None }
+    }
+
+    /// With a line more at the start of its configuration.
+    pub(crate) fn with(line: &str) -> Self {
+        let host = Self::new();
+        let text = std::fs::read_to_string(&host.config).expect("the configuration");
+        std::fs::write(&host.config, format!("{line}\n{text}")).expect("the configuration");
+        host
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        let name = self.folder.path().file_name().expect("a name").to_string_lossy().into_owned();
+        PathBuf::from("/sys/fs/bpf").join(format!("sallyport-test-{name}"))
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let sensor = self.sensor.as_ref().expect("a running sensor");
+        let pid = nix::unistd::Pid::from_raw(sensor.id().cast_signed());
+        nix::sys::signal::kill(pid, signal).expect("signal");
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {

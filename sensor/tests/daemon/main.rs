@@ -2,8 +2,10 @@
 //!
 //! What needs the kernel is skipped, and says so, where `doctor` says that it cannot enforce.
 
+mod evidence;
 mod gateway;
 mod host;
+mod survival;
 
 use std::time::Duration;
 

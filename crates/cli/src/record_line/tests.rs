@@ -1,6 +1,8 @@
 //! Tests of records as lines.
 
-use sallyport_evidence::record::{Endpoint, FileAction, Identity, Process, Session, Source, SystemAction};
+use sallyport_evidence::record::{
+    Endpoint, FileAction, Identity, Loss, Process, Session, Source, SystemAction,
+};
 
 use super::*;
 
@@ -89,6 +91,17 @@ fn files_and_the_system() {
     let mut hash = record(Kind::Executable);
     hash.process = Some(Process { path: "/tmp/x".to_owned(), sha256: "ab".to_owned(), ..Process::default() });
     assert_eq!(what(&hash), "executable /tmp/x has SHA-256 ab");
+}
+
+#[test]
+fn losses_by_kind_and_by_session() {
+    let mut loss = record(Kind::Loss);
+    let of = |what: &str, seen| Loss { what: what.to_owned(), why: "ring_full".to_owned(), count: 5, seen };
+    loss.loss = Some(of("exec", 9));
+    assert_eq!(what(&loss), "LOST 5 exec of 9 seen (ring_full)");
+    loss.loss = Some(of("session", 0));
+    assert_eq!(what(&loss), "LOST 5 events (ring_full)");
+    assert!(is_bad(&loss));
 }
 
 #[test]
