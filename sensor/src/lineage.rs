@@ -277,9 +277,8 @@ mod tests {
             .spawn()
             .expect("it runs");
         let (own, pid) = (std::process::id(), child.id());
-        let exe = std::fs::canonicalize("/usr/bin/sleep").expect("sleep");
-        // Until it has executed it is a copy of this process.
-        while std::fs::read_link(format!("/proc/{pid}/exe")).expect("its program") != exe {
+        // Until it has executed it is a copy of this process; its arguments come last.
+        while std::fs::read(format!("/proc/{pid}/cmdline")).expect("its arguments") != b"/usr/bin/sleep\x0030\0" {
             std::thread::yield_now();
         }
         let lineage = Lineage::of([(own, 5), (pid, 6)]).learn();
