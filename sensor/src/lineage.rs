@@ -278,7 +278,9 @@ mod tests {
             .expect("it runs");
         let (own, pid) = (std::process::id(), child.id());
         // Until it has executed it is a copy of this process; its arguments come last.
-        while std::fs::read(format!("/proc/{pid}/cmdline")).expect("its arguments") != b"/usr/bin/sleep\x0030\0" {
+        while std::fs::read(format!("/proc/{pid}/cmdline")).expect("its arguments")
+            != b"/usr/bin/sleep\x0030\0"
+        {
             std::thread::yield_now();
         }
         let lineage = Lineage::of([(own, 5), (pid, 6)]).learn();

@@ -147,12 +147,16 @@ async fn losses_are_counted_by_kind_and_by_session() {
     let go = host.folder().join("go");
     let (n, done) = (6_000, host.folder().join("done"));
     let line = format!(
-        "while [ ! -e {} ]; do read -t 0.05 x; done; i=0; while [ $i -lt {n} ]; do (:); i=$((i+1)); done; echo > {}; read y",
+        "/bin/true; while [ ! -e {} ]; do read -t 0.05 x; done; i=0; while [ $i -lt {n} ]; do (:); i=$((i+1)); done; echo > {}; read y",
         go.display(),
         done.display()
     );
     gateway.order(Order::Start(start("s1", "c1", &policy.version, &line)));
     gateway.until("it runs", |heard| heard.channels.contains_key("c1").then_some(())).await;
+    // What shells do when they start is over.
+    record(&gateway, "the shell is ready", |record| is_exec(record, "/true", Outcome::Allowed)).await;
+    let forks = |records: &[Record]| records.iter().filter(|record| record.kind == Kind::Fork).count() as u64;
+    let before = forks(&gateway.heard.lock().expect("lock").records);
     // A reader that does not read.
     host.signal(nix::sys::signal::Signal::SIGSTOP);
     std::fs::write(&go, "").expect("go");
@@ -178,18 +182,17 @@ async fn losses_are_counted_by_kind_and_by_session() {
     .await;
     assert_eq!(named.session.map(|session| session.id), Some("s1".into()));
     // What was done equals what was received and what was lost.
-    gateway
-        .until("every fork is received or counted as lost", |heard| {
-            let of = |kind| heard.records.iter().filter(|record| record.kind == kind).count() as u64;
-            let lost: u64 = heard
-                .records
-                .iter()
-                .filter_map(|record| record.loss.as_ref().filter(|loss| loss.what == "fork"))
-                .map(|loss| loss.count)
-                .sum();
-            (of(Kind::Fork) + lost == n).then_some(())
-        })
-        .await;
+    let seen = std::sync::Mutex::default();
+    let counted = gateway.until("every fork is received or counted as lost", |heard| {
+        let received = forks(&heard.records);
+        let lost = heard.records.iter().filter_map(|record| record.loss.as_ref());
+        let lost: u64 = lost.filter(|loss| loss.what == "fork").map(|loss| loss.count).sum();
+        *seen.lock().expect("lock") = (received, lost);
+        (received + lost == before + n).then_some(())
+    });
+    if tokio::time::timeout(Duration::from_secs(20), counted).await.is_err() {
+        panic!("{before} and {n} forks, but received and lost are {:?}", seen.lock().expect("lock"));
+    }
     gateway.order(Order::EndSession(EndSession { session_id: "s1".into(), reason: "test".into() }));
     tokio::time::timeout(Duration::from_secs(30), exit(&gateway, "c1")).await.expect("it ends");
 }
