@@ -1,5 +1,6 @@
 //! The judgement of programs, shared by `bprm_check_security` and `sched_process_exec`.
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use sallyport_sensor_abi::{
     ARGS_BYTES, ARGS_JUDGED, PATH_BYTES,
     event::{
@@ -16,7 +17,7 @@ use sallyport_sensor_abi::{
 use crate::{
     event,
     judge::{self, ARGS, Judge, PATH, Verdict},
-    maps::{POLICIES, SCRATCH},
+    maps::{POLICIES, SCRATCH, tag_of},
     names, path,
     read::{self, Address, Unreadable, offset},
     scratch::{CHUNK_AT, Scratch},
@@ -284,9 +285,10 @@ pub(crate) unsafe fn copy_path(area: *const Scratch, into: *mut u8) -> u32 {
     }
 }
 
-/// Sends the event from the area.
+/// Sends the event from the area, unless nobody wants to know.
 #[inline(always)]
 pub(crate) fn report(
+    index: u32,
     area: *mut Scratch,
     task: Address,
     tag: &Tag,
@@ -299,7 +301,34 @@ pub(crate) fn report(
     }
     // SAFETY: `area` is claimed.
     unsafe {
-        let mut flags = flags | (*area).flags;
+        (*area).tag = *tag;
+        (*area).flags |= flags;
+        (*area).args_start = if args.known { args.start } else { 0 };
+        (*area).args_total = args.total;
+    }
+    report_program(index, task, verdict.word, verdict.cause, verdict.generation);
+}
+
+/// A subprogram, so that its stack is its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_program(index: u32, task: u64, word: u32, cause: u32, generation: u64) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 0 };
+    let verdict = Verdict { word, cause, generation };
+    // SAFETY: the caller claimed the area.
+    let (tag, args) = unsafe {
+        let start = (*area).args_start;
+        ((*area).tag, Args { start, total: (*area).args_total, known: start != 0 })
+    };
+    send(area, task, &tag, verdict, &args);
+    0
+}
+
+#[inline(always)]
+fn send(area: *mut Scratch, task: Address, tag: &Tag, verdict: Verdict, args: &Args) {
+    // SAFETY: `area` is claimed.
+    unsafe {
+        let mut flags = (*area).flags;
         if is_setuid(area) {
             flags |= EXEC_SETUID;
         }
@@ -383,10 +412,19 @@ fn number(at: Address, common: u64) -> Result<u32, Unreadable> {
 
 /// The event of a program that was refused or killed since no area was free.
 #[inline(always)]
-pub(crate) fn busy(tag: &Tag, verdict: Verdict, flags: u32) {
+pub(crate) fn busy(verdict: Verdict, flags: u32) {
+    busy_program(verdict.word, verdict.cause, verdict.generation, flags);
+}
+
+/// A subprogram, so that its stack is its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn busy_program(word: u32, cause: u32, generation: u64, flags: u32) -> u32 {
+    let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else { return 0 };
     event::Small {
-        header: event::header(kind::EXEC, tag, verdict),
+        header: event::header(kind::EXEC, &tag, Verdict { word, cause, generation }),
         body: Exec { flags: flags | EXEC_ARGS_UNKNOWN | EXEC_PATH_CUT, ..Exec::default() },
     }
-    .send(tag);
+    .send(&tag);
+    0
 }

@@ -90,6 +90,12 @@ pub(crate) struct Scratch {
     pub(crate) kept: u32,
     /// The tag of the process that acts, for what is reported by a subprogram.
     pub(crate) tag: Tag,
+    /// Where the arguments of the program that starts are; 0: not known.
+    pub(crate) args_start: u64,
+    /// How many bytes they are.
+    pub(crate) args_total: u32,
+    /// Always zero.
+    pub(crate) _pad: u32,
     /// The first registered names met.
     pub(crate) hit: [Hit; NAMES_JUDGED as usize],
     /// Symbols of the automaton over arguments.

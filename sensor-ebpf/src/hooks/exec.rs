@@ -43,7 +43,7 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
         };
         kill(verdict);
         caller::keep(tgid, 0, 0);
-        program::busy(&tag, verdict, flags);
+        program::busy(verdict, flags);
         return 0;
     };
     // The path is for the event, too, so it is resolved even if there is no policy.
@@ -57,7 +57,7 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
         }
     };
     kill(verdict);
-    program::report(area, task, &tag, verdict, &args, flags);
+    program::report(index, area, task, &tag, verdict, &args, flags);
     scratch::release(area);
     0
 }

@@ -33,7 +33,7 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
             Ok(judge) => judge.unjudged(cause::BUSY),
             Err(verdict) => verdict,
         };
-        program::busy(&tag, verdict, EXEC_PREVENTED);
+        program::busy(verdict, EXEC_PREVENTED);
         return if verdict.denies() { -EPERM } else { ALLOW };
     };
     let verdict = match judge {
@@ -64,7 +64,7 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
             // SAFETY: no preconditions.
             unsafe { bpf_send_signal(9) };
         }
-        program::report(area, read::current_task(), &tag, verdict, &Args::UNKNOWN, EXEC_PREVENTED);
+        program::report(index, area, read::current_task(), &tag, verdict, &Args::UNKNOWN, EXEC_PREVENTED);
     }
     scratch::release(area);
     if denied { -EPERM } else { ALLOW }
