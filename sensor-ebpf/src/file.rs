@@ -13,7 +13,7 @@ use sallyport_sensor_abi::{
     PATH_BYTES,
     event::{EXEC_FILELESS, EXEC_OTHER_NAME, EXEC_PATH_CUT, EXEC_PREVENTED, File, Header, cause, kind},
     names::{NAME_GUARDED, NAME_SECRET, NAMES_JUDGED},
-    policy::{DENY, KILL, UNIFORM, Word, file_op},
+    policy::{KILL, file_op},
     session::{HOST_GUARDED_NAMES, HOST_SECRET_NAMES, Tag},
 };
 
@@ -25,6 +25,7 @@ use crate::{
     names, path, program,
     read::{self, Address},
     scratch::{self, Scratch},
+    tables,
 };
 
 /// In place of a second operation.
@@ -97,19 +98,7 @@ extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
 /// Whether every file is treated alike for this operation, and nobody wants to know of it.
 #[inline(always)]
 fn quiet(judge: &Judge, op: u32) -> bool {
-    uniform(judge, op).is_some_and(|word| judge::is_quiet(word)) && !may_be_guarded(op)
-}
-
-/// The word of an operation if every file is treated alike.
-#[inline(always)]
-fn uniform(judge: &Judge, op: u32) -> Option<Word> {
-    let op = read::opaque(u64::from(op)) as usize;
-    if op >= file_op::COUNT as usize {
-        return None;
-    }
-    // SAFETY: the policy is an entry of an array map; `op` is in bounds.
-    let word = unsafe { *(&raw const (*judge.policy).uniform).cast::<Word>().add(op) };
-    (word & UNIFORM != 0).then_some(word & !UNIFORM)
+    tables::uniform(judge, op).is_some_and(|word| judge::is_quiet(word)) && !may_be_guarded(op)
 }
 
 /// Which flags of a registered name forbid an operation.
@@ -146,8 +135,12 @@ fn decide(index: u32, area: *mut Scratch, ops: [u32; 2], judge: &Judge, caller: 
         return report_all(index, ops, judge.unjudged(cause::READ_FAILED));
     };
     let words = [
-        judge.verdict(word(area, judge, ops[0], class, caller)),
-        if ops[1] == NONE { Verdict::NONE } else { judge.verdict(word(area, judge, ops[1], class, caller)) },
+        judge.verdict(tables::file(area, judge, ops[0], class, caller)),
+        if ops[1] == NONE {
+            Verdict::NONE
+        } else {
+            judge.verdict(tables::file(area, judge, ops[1], class, caller))
+        },
     ];
     // SAFETY: `area` is claimed.
     let (hits, part) = unsafe { ((*area).hits, (*area).part) };
@@ -192,11 +185,11 @@ fn names(index: u32, area: *mut Scratch, ops: [u32; 2], judge: &Judge, caller: u
         if names::take_name(index, which) != 0 {
             let words = match judge::path_class(index, FILE) {
                 Some(class) => [
-                    judge.verdict(word(area, judge, ops[0], class, caller)),
+                    judge.verdict(tables::file(area, judge, ops[0], class, caller)),
                     if ops[1] == NONE {
                         Verdict::NONE
                     } else {
-                        judge.verdict(word(area, judge, ops[1], class, caller))
+                        judge.verdict(tables::file(area, judge, ops[1], class, caller))
                     },
                 ],
                 None => [judge.unjudged(cause::READ_FAILED); 2],
@@ -226,26 +219,6 @@ fn denials(index: u32, ops: [u32; 2], words: [Verdict; 2]) -> Option<u32> {
         denied = Some(1);
     }
     denied
-}
-
-/// The tables' word for an operation on the file whose class is given.
-#[inline(always)]
-fn word(area: *const Scratch, judge: &Judge, op: u32, class: u32, caller: u32) -> Word {
-    if let Some(word) = uniform(judge, op) {
-        return word;
-    }
-    // SAFETY: `area` is claimed; the policy is an entry of an array map.
-    unsafe {
-        let policy = judge.policy;
-        let fileless = u32::from((*area).flags & EXEC_FILELESS != 0);
-        let row = op
-            .wrapping_mul((*policy).file.classes)
-            .wrapping_add(class)
-            .wrapping_mul(2)
-            .wrapping_add(fileless);
-        let entry = row.wrapping_mul((*policy).caller.classes).wrapping_add(caller);
-        judge::arena((*policy).base.wrapping_add((*policy).file_table).wrapping_add(entry)).unwrap_or(DENY)
-    }
 }
 
 /// Without a policy: the path is for the event only.

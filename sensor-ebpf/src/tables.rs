@@ -2,7 +2,7 @@
 
 use sallyport_sensor_abi::{
     event::EXEC_FILELESS,
-    policy::{UNIFORM, Word, file_op, operation},
+    policy::{DENY, UNIFORM, Word, file_op, operation},
 };
 
 use crate::{
@@ -11,38 +11,35 @@ use crate::{
     scratch::Scratch,
 };
 
-/// The word for doing `op` to the file in the area, whose path is of this class.
+/// The tables' word for an operation on the file whose class is given.
 #[inline(always)]
-pub(crate) fn file(area: *const Scratch, judge: &Judge, op: u32, class: u32, caller: u32) -> Option<Word> {
+pub(crate) fn file(area: *const Scratch, judge: &Judge, op: u32, class: u32, caller: u32) -> Word {
     if let Some(word) = uniform(judge, op) {
-        return Some(word);
+        return word;
     }
     // SAFETY: `area` is claimed; the policy is an entry of an array map.
     unsafe {
         let policy = judge.policy;
-        let fileless = (*area).flags & EXEC_FILELESS;
+        let fileless = u32::from((*area).flags & EXEC_FILELESS != 0);
         let row = op
             .wrapping_mul((*policy).file.classes)
             .wrapping_add(class)
             .wrapping_mul(2)
             .wrapping_add(fileless);
         let entry = row.wrapping_mul((*policy).caller.classes).wrapping_add(caller);
-        arena((*policy).base.wrapping_add((*policy).file_table).wrapping_add(entry))
+        arena((*policy).base.wrapping_add((*policy).file_table).wrapping_add(entry)).unwrap_or(DENY)
     }
 }
 
-/// The word if every file is treated alike, so that no path need be known.
+/// The word of an operation if every file is treated alike.
 #[inline(always)]
 pub(crate) fn uniform(judge: &Judge, op: u32) -> Option<Word> {
-    if op >= file_op::COUNT {
+    let op = opaque(u64::from(op)) as usize;
+    if op >= file_op::COUNT as usize {
         return None;
     }
-    let op = opaque(u64::from(op)) & 15;
-    if op >= u64::from(file_op::COUNT) {
-        return None;
-    }
-    // SAFETY: within the array; the policy is an entry of an array map.
-    let word = unsafe { *(&raw const (*judge.policy).uniform).cast::<Word>().add(op as usize) };
+    // SAFETY: the policy is an entry of an array map; `op` is in bounds.
+    let word = unsafe { *(&raw const (*judge.policy).uniform).cast::<Word>().add(op) };
     (word & UNIFORM != 0).then_some(word & !UNIFORM)
 }
 

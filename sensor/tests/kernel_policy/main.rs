@@ -148,9 +148,9 @@ async fn destinations() {
         "#,
     );
     open(&host, &policy);
-    // In a network of its own that leads nowhere: what is allowed must not leave this machine.
+    // As many as a session may leave unread. In a network of its own that leads nowhere: what is allowed must not leave this machine.
     let script =
-        format!("{}export -f helper; unshare -n bash -c 'helper datagrams 5 4000'", shell_function());
+        format!("{}export -f helper; unshare -n bash -c 'helper datagrams 5 3000'", shell_function());
     let ran = host.run(Some(1), &script);
     assert!(ran.ok(), "{ran:?}");
     let (mut judged, mut denied, mut observed) = (0, 0, 0);
@@ -165,5 +165,5 @@ async fn destinations() {
         observed += usize::from(matches!(head.judgement, Judgement::Observed { .. }));
     }
     println!("{judged} datagrams judged alike, {denied} denied, {observed} observed");
-    assert!(judged == 4000 && denied > 400 && observed > 40, "{judged} {denied} {observed}");
+    assert!(judged == 3000 && denied > 400 && observed > 40, "{judged} {denied} {observed}");
 }
