@@ -99,3 +99,35 @@ fn a_flood_becomes_a_count() {
     assert!(limiter.summaries(later).is_empty());
     assert!(limiter.admit(1, later + Duration::from_secs(1)));
 }
+
+#[test]
+fn files_sockets_and_the_system_have_words() {
+    let denied = Judgement::Denied { rule: 1, kill: false, end_session: false };
+    let file = File {
+        op: FileOp::Unix,
+        path: b"/run/docker.sock".to_vec(),
+        path_cut: false,
+        fileless: false,
+        prevented: true,
+        other_name: false,
+        inode: 1,
+        device: 1,
+    };
+    let why = "rule \"no-scanners\": port scanners are not for production hosts. Ask security@example.org";
+    check(
+        &Event::File { head: head(denied), file },
+        &format!("sallyport: blocked connecting to the socket /run/docker.sock: {why}"),
+    );
+    let system = System { operation: Operation::Trace, outside: true, target: Some((7, 1)), detail: 2 };
+    check(
+        &Event::System { head: head(denied), system },
+        &format!(
+            "sallyport: blocked tracing or reading another process outside of the session (process 7): {why}"
+        ),
+    );
+    let connect = Connect { destination: Destination::Listening(None), protocol: 6 };
+    check(
+        &Event::Connect { head: head(denied), connect },
+        &format!("sallyport: blocked listening on tcp: {why}"),
+    );
+}

@@ -176,3 +176,76 @@ fn what_is_not_known_is_said() {
     let decision = record.decision.expect("a decision");
     assert!(decision.reason.contains("no policy on this host") && decision.policy.is_empty());
 }
+
+#[test]
+fn files_and_the_system_are_told_with_what_the_process_runs() {
+    let mut recorder = recorder(Mode::Lsm);
+    recorder.record(&exec(Judgement::Allowed, false), None, &Tables);
+    let file = kernel::File {
+        op: kernel::FileOp::Write,
+        path: b"/etc/passwd".to_vec(),
+        path_cut: false,
+        fileless: false,
+        prevented: true,
+        other_name: true,
+        inode: 7,
+        device: 8 << 20 | 1,
+    };
+    let denied = Judgement::Denied { rule: 1, kill: false, end_session: false };
+    let record = recorder.record(&Event::File { head: head(denied), file }, None, &Tables);
+    let decision = record.decision.expect("a decision");
+    assert_eq!(
+        (record.kind, decision.action.as_str(), decision.outcome),
+        (Kind::File, "write_file", Outcome::Blocked)
+    );
+    let file = record.file.expect("a file");
+    assert_eq!((file.path.as_str(), file.inode.as_str(), file.other_name), ("/etc/passwd", "8:1/7", true));
+    let process = record.process.expect("a process");
+    assert_eq!(
+        (process.path.as_str(), process.login_uid, process.audit_session),
+        ("/usr/bin/nmap", Some(1000), Some(3))
+    );
+
+    let system = kernel::System {
+        operation: kernel::Operation::Signal,
+        outside: true,
+        target: Some((1, 5)),
+        detail: 9,
+    };
+    let record = recorder.record(&Event::System { head: head(denied), system }, None, &Tables);
+    assert_eq!(record.decision.expect("a decision").action, "system");
+    let system = record.system.expect("an operation");
+    assert_eq!((system.operation.as_str(), system.detail.as_str()), ("signal", "SIGKILL"));
+    assert_eq!((system.target_exec_id.as_str(), system.outside), ("boot/5/1", true));
+}
+
+#[test]
+fn listening_is_a_kind_and_an_action_of_its_own() {
+    let address = "0.0.0.0".parse().expect("address");
+    let connect = Connect { destination: Destination::Listening(Some((address, 8080))), protocol: 6 };
+    let denied = Judgement::Denied { rule: 0, kill: false, end_session: false };
+    let record = recorder(Mode::Lsm).record(&Event::Connect { head: head(denied), connect }, None, &Tables);
+    assert_eq!((record.kind, record.decision.expect("a decision").action.as_str()), (Kind::Listen, "listen"));
+    assert_eq!(record.endpoint.map(|endpoint| (endpoint.op, endpoint.port)), Some(("listen".into(), 8080)));
+}
+
+#[test]
+fn a_late_hash_is_a_record_and_known_from_then_on() {
+    let mut recorder = recorder(Mode::Lsm);
+    let first = recorder.record(&exec(Judgement::Allowed, false), None, &Tables);
+    assert_eq!(first.process.as_ref().map(|process| process.sha256.as_str()), Some(""));
+    let answer = Answer { tgid: 20, started: 2_000, sha256: Some("ab".into()), ..Answer::default() };
+    let told = recorder.executable(&answer, &first).expect("a record");
+    assert_eq!((told.kind, told.process.expect("a process").sha256.as_str()), (Kind::Executable, "ab"));
+    let exit = recorder.record(&Event::Exit { head: head(Judgement::None), code: 0 }, None, &Tables);
+    assert_eq!(exit.process.expect("a process").sha256, "ab");
+}
+
+#[test]
+fn long_arguments_are_cut_and_say_from_what() {
+    let many = vec![b"x".to_vec(); 1_000].join(&0_u8);
+    let (args, cut) = arguments(&many, 1_999);
+    assert_eq!((args.len(), cut), (512, Some(1_999)));
+    assert_eq!(arguments(b"ls\0-l\0", 6), (vec!["ls".into(), "-l".into()], None));
+    assert_eq!(arguments(b"ls\0-l", 9_000).1, Some(9_000));
+}
