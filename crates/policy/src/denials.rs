@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn without_rules_everything_is_denied_and_with_one_nothing() {
-        let nothing = denials("");
+        let nothing = denials("@id(\"a\") permit(principal, action == Action::\"exec\", resource);");
         for side in [nothing.inside, nothing.outside] {
             assert_eq!(names(side.always), operation::NAMES);
             assert_eq!(side.always, side.sometimes);
