@@ -33,7 +33,8 @@ use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, Target
 use serde::{Deserialize, Serialize};
 
 use self::calls::Rules;
-use super::bounds::BOUNDED;
+use super::bounds::{self, BOUNDED};
+use super::enclosure;
 
 /// Bit of an operation ([`operation`]) in [`Refusals::operations`].
 #[must_use]
@@ -161,6 +162,19 @@ fn numbers(without_clone3: bool) -> BpfProgram {
         next(RETURN, 0, 0, errno(libc::ENOSYS)),
         next(RETURN, 0, 0, errno(libc::EPERM)),
     ]
+}
+
+/// Gives up, for good, everything that is given up while this process is root.
+///
+/// # Errors
+/// The kernel refuses; some of it may be given up then, so the process must end.
+pub fn give_up(refusals: Refusals, filter: &Filter) -> Result<(), String> {
+    if refusals.enclosed {
+        enclosure::enter()
+            .map_err(|error| format!("processes outside of the session cannot be closed off: {error}"))?;
+    }
+    bounds::tighten(refusals)?;
+    filter.put_on_as_root().map_err(|error| error.to_string())
 }
 
 impl Filter {

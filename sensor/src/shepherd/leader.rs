@@ -17,9 +17,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, chdir, execve, fork, pipe2, setgid, setgroups, setsid, setuid};
 
 use super::account::{Account, environment};
-use super::filter::Filter;
+use super::filter::{self, Filter};
 use super::protocol::{Spec, Work};
-use super::{bounds, enclosure};
 
 /// Exit status of a leader that could not execute its program.
 pub(crate) const CANNOT_EXECUTE: i32 = 126;
@@ -156,12 +155,7 @@ fn become_program(
         setrlimit(limit.resource, soft, hard).map_err(failed("a limit of limits.conf cannot be set"))?;
     }
     // While it is root: so none of it needs `no_new_privs`, with which sudo would not work.
-    if spec.refusals.enclosed {
-        enclosure::enter()
-            .map_err(|error| format!("processes outside of the session cannot be closed off: {error}"))?;
-    }
-    bounds::tighten(spec.refusals)?;
-    filter.put_on_as_root().map_err(|error| error.to_string())?;
+    filter::give_up(spec.refusals, filter)?;
     if nix::unistd::Uid::effective().is_root() {
         setgroups(&account.groups).map_err(failed("groups cannot be set"))?;
         setgid(account.gid).map_err(failed("the group cannot be set"))?;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use sallyport_policy::{Bundle, Policy, Principal};
 use sallyport_sensor::kernel::{Kernel, KernelOptions, Mode, name};
+use sallyport_sensor::refusals::{self, Means};
+use sallyport_sensor::shepherd::filter::Refusals;
 use sallyport_sensor_abi::names::{Inode, NAME_GUARDED, NAME_SECRET, Name};
 
 use crate::stage::text;
@@ -18,6 +20,8 @@ pub(crate) struct Enforcer {
     pin_dir: PathBuf,
     /// Paths that the policies name.
     names: BTreeSet<String>,
+    /// What the first process of each person's session gives up.
+    refusals: Vec<Refusals>,
 }
 
 impl Enforcer {
@@ -31,7 +35,8 @@ impl Enforcer {
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/sallyport-battery-{}", std::process::id()));
         let options = KernelOptions { pin_dir: pin_dir.clone(), cgroup_root: None, mode };
         let (kernel, _) = Kernel::start(&options).context("load the kernel programs")?;
-        let mut enforcer = Self { kernel: Some(kernel), pin_dir, names: BTreeSet::new() };
+        let mut enforcer =
+            Self { kernel: Some(kernel), pin_dir, names: BTreeSet::new(), refusals: Vec::new() };
         for person in Person::ALL {
             let principal = Principal {
                 user: person.name().to_owned(),
@@ -46,6 +51,8 @@ impl Enforcer {
             let kernel = enforcer.kernel()?;
             let loaded = kernel.load_policy(&compiled.header, &compiled.arena)?;
             kernel.open_session(number(person), loaded.slot, 10_000)?;
+            let plan = refusals::plan(&compiled.system_denials(), &Means::of(kernel.mode()));
+            enforcer.refusals.push(plan.refusals);
             enforcer.names.extend(compiled.names);
         }
         Ok(enforcer)
@@ -58,6 +65,12 @@ impl Enforcer {
     /// How it enforces.
     pub(crate) fn mode(&self) -> Result<Mode> {
         Ok(self.kernel()?.mode())
+    }
+
+    /// What the first process of a person's session gives up before it becomes the user.
+    pub(crate) fn refusals(&self, person: Person) -> Refusals {
+        let at = Person::ALL.iter().position(|other| *other == person).unwrap_or_default();
+        self.refusals.get(at).copied().unwrap_or_default()
     }
 
     /// Registers the files that the policies name, as they are now, and those of the sensor, which a folder stands for.

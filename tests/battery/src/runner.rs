@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use sallyport_sensor::kernel::Mode;
+use sallyport_sensor::shepherd::filter::Refusals;
 
 use crate::enforcer::Enforcer;
 use crate::report::{self, Row, Summary, Verdict};
@@ -86,7 +87,9 @@ impl Runner<'_> {
 
     fn judge(&mut self, number: usize, enforcer: &Enforcer) -> (Verdict, String) {
         let technique = self.techniques[number];
-        let controls: &[(Option<Person>, &str)] = match technique.always {
+        let controls: &[(Option<Person>, &str)] = match technique.always
+            || technique.always_traced && enforcer.mode().is_ok_and(|mode| mode == Mode::Tracepoint)
+        {
             true => &[(None, "an untagged process")],
             false => &[(None, "an untagged process"), (Some(Person::Permitted), "a session that may")],
         };
@@ -124,7 +127,9 @@ impl Runner<'_> {
     fn act(&mut self, number: usize, stage: &mut Stage, session: Option<(&Enforcer, Person)>) -> Result<Ran> {
         let started = self.server.run(number)?;
         stage.victim = started.victim;
+        let mut refusals = Refusals::default();
         if let Some((enforcer, person)) = session {
+            refusals = enforcer.refusals(person);
             enforcer.register().context("register names")?;
             if self.techniques[number].guarded {
                 enforcer.guard(started.victim, true).context("guard the victim")?;
@@ -133,7 +138,7 @@ impl Runner<'_> {
         }
         // What was done before is not to be judged.
         stage.remember();
-        let ended = self.server.go()?;
+        let ended = self.server.go(refusals)?;
         let happened = (self.techniques[number].happened)(stage);
         if let Some((enforcer, _)) = session {
             enforcer.guard(started.victim, false)?;

@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use sallyport_sensor::shepherd::filter::{self, Refusals};
+
 use crate::stage::{PORT, Stage, VICTIM_SECRET, VICTIM_SOCKET, root};
 use crate::sys::{self, at, call, exit, fork};
 use crate::technique::Technique;
@@ -66,8 +68,9 @@ impl Server {
         }
     }
 
-    pub(crate) fn go(&mut self) -> Result<Ended> {
-        let answer = self.ask("go")?;
+    /// Lets it go on, once it has given up what the leader of a session does.
+    pub(crate) fn go(&mut self, refusals: Refusals) -> Result<Ended> {
+        let answer = self.ask(&format!("go {}", serde_json::to_string(&refusals)?))?;
         let (killed, word) = answer.split_once(' ').unwrap_or((&answer, ""));
         Ok(Ended { killed: killed == "killed", word: word.to_owned() })
     }
@@ -119,8 +122,8 @@ fn serve(stream: UnixStream, techniques: &[Technique]) -> Result<()> {
                 },
                 None => "no such technique".to_owned(),
             },
-            ("go", _) => match &running {
-                Some(running) => finish(running)?,
+            ("go", refusals) => match &running {
+                Some(running) => finish(running, refusals)?,
                 None => "nothing runs".to_owned(),
             },
             _ => {
@@ -148,8 +151,10 @@ fn start(technique: &Technique) -> Result<Running> {
             drop((ready, go, word));
             call(libc::SYS_write, &[sys::fd(&say_ready), at(b"r"), 1])?;
             drop(say_ready);
-            let byte = [0u8];
-            call(libc::SYS_read, &[sys::fd(&wait_go), at(&byte), 1])?;
+            let mut refusals = [0u8; 512];
+            let length = call(libc::SYS_read, &[sys::fd(&wait_go), refusals.as_mut_ptr() as usize, 512])?;
+            drop(wait_go);
+            give_up(&refusals[..length])?;
             (technique.attack)(&stage)
         });
         if let Err(error) = &outcome {
@@ -162,10 +167,18 @@ fn start(technique: &Technique) -> Result<Running> {
     let byte = [0u8];
     let read = call(libc::SYS_read, &[sys::fd(&ready), at(&byte), 1])?;
     if read == 0 {
-        let ended = finish(&Running { process, victim, go, word })?;
+        let ended = finish(&Running { process, victim, go, word }, "{}")?;
         return Err(Error::other(format!("it cannot be set up: {ended}")));
     }
     Ok(Running { process, victim, go, word })
+}
+
+/// As the leader of a session does. (Capabilities that are taken out of the bounding set are missing from the next exec on only.)
+fn give_up(refusals: &[u8]) -> Result<()> {
+    let refusals: Refusals = serde_json::from_slice(refusals)?;
+    let filter = filter::compile(refusals, 0, 0).map_err(Error::other)?;
+    filter::give_up(refusals, &filter).map_err(Error::other)?;
+    filter.put_on_as_user().map_err(Error::other)
 }
 
 /// A session of its own, its output kept, and the stage's folder as the current one.
@@ -180,9 +193,9 @@ fn surroundings() -> Result<()> {
     std::env::set_current_dir(root("work"))
 }
 
-fn finish(running: &Running) -> Result<String> {
+fn finish(running: &Running, refusals: &str) -> Result<String> {
     // It may have ended already.
-    let _ = call(libc::SYS_write, &[sys::fd(&running.go), at(b"g"), 1]);
+    let _ = call(libc::SYS_write, &[sys::fd(&running.go), refusals.as_ptr() as usize, refusals.len()]);
     let started = Instant::now();
     let mut killed = "ended";
     let mut status = 0i32;

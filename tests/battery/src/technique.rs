@@ -47,6 +47,8 @@ pub(crate) struct Technique {
     pub(crate) claim: Claim,
     /// Refused whatever policy says, so there is no session that may.
     pub(crate) always: bool,
+    /// The same, in tracepoint mode only: sessions give it up.
+    pub(crate) always_traced: bool,
     /// The victim counts among the sensor's own processes.
     pub(crate) guarded: bool,
     /// Changes a machine for others too: only in a virtual machine of its own.
@@ -71,6 +73,7 @@ impl Technique {
             person: Person::Listed,
             claim: BOTH,
             always: false,
+            always_traced: false,
             guarded: false,
             guest_only: false,
             prepare: |_| Ok(()),
@@ -161,6 +164,13 @@ impl Technique {
     /// What cannot be judged is refused, whatever policy says.
     pub(crate) const fn always(mut self) -> Self {
         self.always = true;
+        self
+    }
+
+    /// Every session gives up in tracepoint mode what this needs (`io_uring`, `userfaultfd`).
+    pub(crate) const fn given_up(mut self) -> Self {
+        self.always_traced = true;
+        self.claim.tracepoint = self.claim.lsm;
         self
     }
 

@@ -100,7 +100,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         })
     })
     .group("argv")
-    .happened(flagged),
+    .happened(flagged)
+    .given_up(),
     Technique::exec("forbidden argument in a script's first line", |_| {
         tool()?;
         super::exec::script("innocent", &format!("#!{} flagged\n", text("work/tool")))?;

@@ -87,7 +87,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     }),
     Technique::change("io_uring opens it for writing", |_| {
         write_to(&uring::open(file(), libc::O_WRONLY, How::Worker)?)
-    }),
+    })
+    .given_up(),
     Technique::change("truncate", |_| {
         call(libc::SYS_truncate, &[sys::text(&sys::c_path(file())), 0]).map(drop)
     }),
@@ -172,17 +173,21 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     }),
     Technique::change("io_uring removes it", |_| {
         uring::on_paths(uring::OP_UNLINKAT, &sys::c_path(file()), None)
-    }),
+    })
+    .given_up(),
     Technique::change("io_uring renames it", |_| {
         uring::on_paths(uring::OP_RENAMEAT, &sys::c_path(file()), Some(&sys::c_path("innocent")))
-    }),
+    })
+    .given_up(),
     Technique::change("io_uring makes a folder", |_| {
         uring::on_paths(uring::OP_MKDIRAT, &sys::c_path(root("locked/new")), None)
-    }),
+    })
+    .given_up(),
     Technique::change("io_uring makes a hard link there", |_| {
         let (from, to) = (sys::c_path(root("permitted/file")), sys::c_path(root("locked/new")));
         uring::on_paths(uring::OP_LINKAT, &from, Some(&to))
-    }),
+    })
+    .given_up(),
     Technique::change("write in perl, through a bind mount", |_| {
         sys::own_mounts()?;
         std::fs::create_dir("innocent")?;

@@ -103,7 +103,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     Technique::exec("descriptor opened by io_uring", |_| {
         let fd = uring::open(mark(), libc::O_RDONLY, uring::How::Worker)?;
         in_child(|| Err(exec_at(sys::fd(&fd), "", &ARGUMENTS, libc::AT_EMPTY_PATH)))
-    }),
+    })
+    .given_up(),
     Technique::exec("copy (rule on a path)", |_| {
         copy()?;
         run("./innocent", &ARGUMENTS)
@@ -291,7 +292,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             let arguments = [c"mark".as_ptr() as usize, c"marker".as_ptr() as usize, 0];
             call(libc::SYS_execve, &[page as usize, arguments.as_ptr() as usize, 0]).map(drop)
         })
-    }),
+    })
+    .given_up(),
     Technique::exec("hard link below three hundred folders", |_| {
         in_child(|| {
             deep(300, "d")?;

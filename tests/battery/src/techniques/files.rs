@@ -201,14 +201,18 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         read("merged/secret")
     })
     .by(Person::Confined),
-    Technique::read("io_uring openat", |_| leak(uring::open(secret(), libc::O_RDONLY, How::Inline)?)),
+    Technique::read("io_uring openat", |_| leak(uring::open(secret(), libc::O_RDONLY, How::Inline)?))
+        .given_up(),
     Technique::read("io_uring openat by a worker", |_| {
         leak(uring::open(secret(), libc::O_RDONLY, How::Worker)?)
-    }),
+    })
+    .given_up(),
     Technique::read("io_uring openat by the polling thread", |_| {
         leak(uring::open(secret(), libc::O_RDONLY, How::Poller)?)
-    }),
-    Technique::read("io_uring openat2", |_| leak(uring::open2(secret(), libc::O_RDONLY, How::Worker)?)),
+    })
+    .given_up(),
+    Technique::read("io_uring openat2", |_| leak(uring::open2(secret(), libc::O_RDONLY, How::Worker)?))
+        .given_up(),
     Technique::read("copy_file_range", |_| copied(libc::SYS_copy_file_range)),
     Technique::read("sendfile", |_| copied(libc::SYS_sendfile)),
     Technique::read("mmap", |_| {
@@ -223,7 +227,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         path.push(0);
         let page = sys::served_page(path)?;
         leak(sys::call_fd(libc::SYS_openat, &[sys::HERE, page as usize, 0, 0])?)
-    }),
+    })
+    .given_up(),
     Technique::read("listing a folder", |_| {
         let names: Vec<String> = std::fs::read_dir(root("locked"))?
             .flatten()

@@ -264,12 +264,12 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         .prepare(local_routes)
         .guest_only()
         .always(),
-    Technique::network("io_uring connect", |_| by_ring(How::Inline)),
-    Technique::network("io_uring connect by a worker", |_| by_ring(How::Worker)),
-    Technique::network("io_uring connect by the polling thread", |_| by_ring(How::Poller)),
-    Technique::network("io_uring sendmsg", |_| sent_by_ring(How::Inline)),
-    Technique::network("io_uring sendmsg by a worker", |_| sent_by_ring(How::Worker)),
-    Technique::network("io_uring sendmsg by the polling thread", |_| sent_by_ring(How::Poller)),
+    Technique::network("io_uring connect", |_| by_ring(How::Inline)).given_up(),
+    Technique::network("io_uring connect by a worker", |_| by_ring(How::Worker)).given_up(),
+    Technique::network("io_uring connect by the polling thread", |_| by_ring(How::Poller)).given_up(),
+    Technique::network("io_uring sendmsg", |_| sent_by_ring(How::Inline)).given_up(),
+    Technique::network("io_uring sendmsg by a worker", |_| sent_by_ring(How::Worker)).given_up(),
+    Technique::network("io_uring sendmsg by the polling thread", |_| sent_by_ring(How::Poller)).given_up(),
     Technique::network("sendfile into a socket", |_| pumped(libc::SYS_sendfile)),
     Technique::network("splice into a socket", |_| pumped(libc::SYS_splice)),
     Technique::network("address rewritten while it is sent to (2,000 times)", |_| flips()),
@@ -277,7 +277,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let page = sys::served_page(target().to_vec())?;
         let socket = udp()?;
         call(libc::SYS_sendto, &[fd(&socket), at(HELLO), HELLO.len(), 0, page as usize, 16]).map(drop)
-    }),
+    })
+    .given_up(),
     Technique::network("connect in a thread", |_| {
         let thread = std::thread::spawn(|| connect(&tcp()?, &target()));
         thread.join().unwrap_or_else(|_| Err(Error::other("the thread ended")))
