@@ -154,7 +154,7 @@ fn start(technique: &Technique) -> Result<Running> {
             let mut refusals = [0u8; 512];
             let length = call(libc::SYS_read, &[sys::fd(&wait_go), refusals.as_mut_ptr() as usize, 512])?;
             drop(wait_go);
-            give_up(&refusals[..length])?;
+            give_up(&refusals[..length], technique.as_nobody)?;
             (technique.attack)(&stage)
         });
         if let Err(error) = &outcome {
@@ -174,10 +174,16 @@ fn start(technique: &Technique) -> Result<Running> {
 }
 
 /// As the leader of a session does. (Capabilities that are taken out of the bounding set are missing from the next exec on only.)
-fn give_up(refusals: &[u8]) -> Result<()> {
+fn give_up(refusals: &[u8], as_nobody: bool) -> Result<()> {
     let refusals: Refusals = serde_json::from_slice(refusals)?;
-    let filter = filter::compile(refusals, 0, 0).map_err(Error::other)?;
+    let user = if as_nobody { 65_534 } else { 0 };
+    let filter = filter::compile(refusals, user, user).map_err(Error::other)?;
     filter::give_up(refusals, &filter).map_err(Error::other)?;
+    if as_nobody {
+        call(libc::SYS_setgroups, &[0, 0])?;
+        call(libc::SYS_setresgid, &[user as usize; 3])?;
+        call(libc::SYS_setresuid, &[user as usize; 3])?;
+    }
     filter.put_on_as_user().map_err(Error::other)
 }
 

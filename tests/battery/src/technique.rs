@@ -51,6 +51,8 @@ pub(crate) struct Technique {
     pub(crate) always_traced: bool,
     /// The victim counts among the sensor's own processes.
     pub(crate) guarded: bool,
+    /// By an ordinary user; all others are by root.
+    pub(crate) as_nobody: bool,
     /// Changes a machine for others too: only in a virtual machine of its own.
     pub(crate) guest_only: bool,
     /// What is there before, made by an untagged process.
@@ -75,6 +77,7 @@ impl Technique {
             always: false,
             always_traced: false,
             guarded: false,
+            as_nobody: false,
             guest_only: false,
             prepare: |_| Ok(()),
             before: |_| Ok(()),
@@ -171,6 +174,11 @@ impl Technique {
     pub(crate) const fn given_up(mut self) -> Self {
         self.always_traced = true;
         self.claim.tracepoint = self.claim.lsm;
+        self
+    }
+
+    pub(crate) const fn as_nobody(mut self) -> Self {
+        self.as_nobody = true;
         self
     }
 

@@ -207,7 +207,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         std::env::set_current_dir(root("locked"))?;
         let _ = sys::in_child(|| {
             let own = call(libc::SYS_getpid, &[])?;
-            call(libc::SYS_kill, &[own, libc::SIGSEGV as usize]).map(drop)
+            call(libc::SYS_kill, &[own, libc::SIGQUIT as usize]).map(drop)
         });
         Ok(())
     })

@@ -274,7 +274,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let folder = root("work/formats");
         std::fs::create_dir(&folder)?;
         sys::mount("none", &folder, "binfmt_misc", 0, "")?;
-        let line = format!(":battery:E::battery::{}:O", text("work/middle"));
+        let line = format!(":battery:E::battery::{}:", text("work/middle"));
         script("middle", &format!("#!{} marker\n", mark()))?;
         script("innocent.battery", "anything")?;
         std::fs::write(folder.join("register"), line)?;

@@ -122,7 +122,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         read(format!("/proc/self/fd/{}", path.as_raw_fd()))
     }),
     Technique::read("open_by_handle_at", |_| by_handle()),
-    Technique::read("open_by_handle_at (rule on the operation)", |_| by_handle()).by(Person::Confined),
+    Technique::read("open_by_handle_at (rule on the operation)", |_| by_handle()).by(Person::Confined).both(),
     Technique::read("read through a hard link", |_| {
         std::fs::hard_link(secret(), "innocent")?;
         read("innocent")
@@ -200,7 +200,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         sys::mount("overlay", "merged", "overlay", 0, &options)?;
         read("merged/secret")
     })
-    .by(Person::Confined),
+    .by(Person::Confined)
+    .both(),
     Technique::read("io_uring openat", |_| leak(uring::open(secret(), libc::O_RDONLY, How::Inline)?))
         .given_up(),
     Technique::read("io_uring openat by a worker", |_| {

@@ -295,8 +295,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let socket = call_fd(libc::SYS_pidfd_getfd, &arguments)?;
         call(libc::SYS_write, &[fd(&socket), at(HELLO), HELLO.len()]).map(drop)
     })
-    .by(Person::Confined)
-    .lsm_only("there is no hook for it in tracepoint mode"),
+    .by(Person::Confined),
     Technique::network("connected socket passed in by an untagged process", |_| {
         let socket = sys::receive_descriptor(INHERITED)?;
         call(libc::SYS_write, &[fd(&socket), at(HELLO), HELLO.len()]).map(drop)

@@ -25,17 +25,11 @@ fn pidfd(stage: &Stage) -> std::io::Result<OwnedFd> {
 }
 
 const fn traced(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
-    Technique::system(name, attack)
-        .group("processes")
-        .happened(Stage::victim_changed)
-        .lsm_only("tracing has no hook in tracepoint mode")
+    Technique::system(name, attack).group("processes").happened(Stage::victim_changed)
 }
 
 const fn killed(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
-    Technique::system(name, attack)
-        .group("processes")
-        .happened(Stage::victim_dead)
-        .lsm_only("signals have no hook in tracepoint mode that comes in time")
+    Technique::system(name, attack).group("processes").happened(Stage::victim_dead)
 }
 
 const SIGKILL: usize = libc::SIGKILL as usize;
@@ -98,6 +92,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         call(libc::SYS_ptrace, &[0, 0, 0, 0])?;
         std::fs::write("marker", "")
     })
+    .lsm_only("tracepoint mode closes off what the session does to others, not what it has done to itself")
     .happened(|stage| stage.marker().exists()),
     traced("reading an untagged process's memory", |stage| {
         let value = [0u8; 4];
@@ -110,6 +105,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let text = std::fs::read(format!("/proc/{}/environ", stage.victim))?;
         if text.is_empty() { Err(Error::other("nothing there")) } else { std::fs::write("marker", "") }
     })
+    .lsm_only("it is a file of the kernel's, and files have no hook in tracepoint mode")
     .happened(|stage| stage.marker().exists()),
     traced("pidfd_getfd of an untagged process's file", |stage| {
         let process = pidfd(stage)?;

@@ -6,10 +6,8 @@ use crate::stage::{Outcome, Stage, root, text};
 use crate::sys::{self, call, in_child, run};
 use crate::technique::Technique;
 
-const NO_HOOK: &str = "it has no hook in tracepoint mode";
-
 const fn reach(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
-    Technique::system(name, attack).group("reach").lsm_only(NO_HOOK)
+    Technique::system(name, attack).group("reach")
 }
 
 fn say() -> Outcome {
@@ -33,12 +31,6 @@ fn mounted_before(stage: &Stage) -> Outcome {
 /// Whether the program that was to run as root did: it made the file.
 fn made_by_root(stage: &Stage) -> bool {
     std::fs::metadata(stage.marker()).is_ok_and(|metadata| metadata.uid() == 0)
-}
-
-fn become_nobody(_: &Stage) -> Outcome {
-    call(libc::SYS_setgroups, &[0, 0])?;
-    call(libc::SYS_setgid, &[65_534])?;
-    call(libc::SYS_setuid, &[65_534]).map(drop)
 }
 
 pub(super) const TECHNIQUES: &[Technique] = &[
@@ -144,7 +136,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             std::fs::copy(root("programs/mark"), root("work/tool"))?;
             std::fs::set_permissions(root("work/tool"), std::fs::Permissions::from_mode(0o4755))
         })
-        .before(become_nobody)
+        .as_nobody()
         .happened(made_by_root),
     reach("capset", |_| {
         let header = [0x2008_0522u32, 0];

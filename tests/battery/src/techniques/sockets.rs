@@ -23,7 +23,7 @@ const fn family(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique 
 /// Somebody from outside, who comes to the forbidden port and leaves a proof if anybody answers. Forked before there is a tag.
 fn visitor(stage: &Stage) -> Outcome {
     let visit = || -> Outcome {
-        for _ in 0..100 {
+        for _ in 0..300 {
             if std::net::TcpStream::connect(("127.0.0.1", LISTEN_PORT)).is_ok() {
                 return std::fs::write(stage.marker(), "");
             }
