@@ -45,9 +45,9 @@ enum Task {
     Codegen(codegen::CodegenArguments),
     /// Drive a real ssh client through the whole product, and show what happened (needs root)
     Demo(demo::DemoArguments),
-    /// Unit, policy and end-to-end tests, and the story on two LSM kernels in QEMU (needs root)
+    /// Unit, policy and end-to-end tests, the story on two LSM kernels in QEMU, the battery on one (needs root)
     Test(test::TestArguments),
-    /// Boot a Debian kernel in QEMU and run the story, or given test programs, in it
+    /// Boot a Debian kernel in QEMU and run the story, given test programs, or the battery of bypasses
     Vm(vm::VmArguments),
     /// Measure decisions in the kernel, and the product beside auditd, bpftrace and plain OpenSSH (needs root)
     Bench(bench::BenchArguments),

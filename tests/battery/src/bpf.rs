@@ -1,6 +1,6 @@
 //! `bpf()` as an attacker calls it, and a map, a program and a link that stand for the sensor's.
 
-use std::io::{Error, Result};
+use std::io::Result;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -15,12 +15,10 @@ const MAP_UPDATE: usize = 2;
 const PROG_LOAD: usize = 5;
 const OBJ_PIN: usize = 6;
 const OBJ_GET: usize = 7;
-const MAP_GET_NEXT_ID: usize = 12;
 const MAP_GET_FD_BY_ID: usize = 14;
 const INFO_BY_FD: usize = 15;
 const LINK_CREATE: usize = 28;
 const LINK_GET_FD_BY_ID: usize = 30;
-const LINK_GET_NEXT_ID: usize = 31;
 const LINK_DETACH: usize = 34;
 
 fn bpf(command: usize, attributes: &Attributes, size: usize) -> Result<usize> {
@@ -90,48 +88,40 @@ pub(crate) fn pinned(path: &Path) -> Result<OwnedFd> {
 
 /// Writes the map's value.
 pub(crate) fn write(map: &OwnedFd, value: u64) -> Result<()> {
-    on_element(map, MAP_UPDATE, &value)
+    on_element(map, MAP_UPDATE, at(&value))
 }
 
 /// Reads it.
 pub(crate) fn read(map: &OwnedFd) -> Result<u64> {
-    let value = [0u64];
-    on_element(map, MAP_LOOKUP, &value[0])?;
-    Ok(std::hint::black_box(value)[0])
+    let mut value = 0u64;
+    on_element(map, MAP_LOOKUP, (&raw mut value) as usize)?;
+    Ok(value)
 }
 
-fn on_element(map: &OwnedFd, command: usize, value: &u64) -> Result<()> {
+fn on_element(map: &OwnedFd, command: usize, value: usize) -> Result<()> {
     let key = 0u32;
     let mut attributes = [0; 32];
     attributes[0] = fd(map) as u32;
     put(&mut attributes, 2, at(&key));
-    put(&mut attributes, 4, at(value));
+    put(&mut attributes, 4, value);
     bpf(command, &attributes, 32).map(drop)
 }
 
-/// The newest map or link there is: what was made last for this run.
-fn newest(next: usize, open: usize) -> Result<OwnedFd> {
-    let mut attributes = [0u32; 32];
-    let mut last = None;
-    while bpf(next, &attributes, 12).is_ok() {
-        // Start number, then the one that was found.
-        let found = std::hint::black_box(attributes)[1];
-        last = Some(found);
-        attributes[0] = found;
-    }
+/// Opens a map or link by its number.
+fn by_number(open: usize, number: u32) -> Result<OwnedFd> {
     let mut attributes = [0; 32];
-    attributes[0] = last.ok_or_else(|| Error::from_raw_os_error(libc::EPERM))?;
+    attributes[0] = number;
     bpf_fd(open, &attributes, 12)
 }
 
-/// The newest map, by its number.
-pub(crate) fn newest_map() -> Result<OwnedFd> {
-    newest(MAP_GET_NEXT_ID, MAP_GET_FD_BY_ID)
+/// Opens a map by its number.
+pub(crate) fn map_by_number(number: u32) -> Result<OwnedFd> {
+    by_number(MAP_GET_FD_BY_ID, number)
 }
 
-/// The newest link, by its number.
-pub(crate) fn newest_link() -> Result<OwnedFd> {
-    newest(LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID)
+/// Opens a link by its number.
+pub(crate) fn link_by_number(number: u32) -> Result<OwnedFd> {
+    by_number(LINK_GET_FD_BY_ID, number)
 }
 
 /// Takes a link's program off.
@@ -144,10 +134,20 @@ pub(crate) fn detach(link: &OwnedFd) -> Result<()> {
 /// Whether a link's program is still attached to a cgroup.
 pub(crate) fn attached(link: &OwnedFd) -> Result<bool> {
     // `struct bpf_link_info`: kind, number, program's number; then the cgroup's.
-    let information = [0u64; 16];
+    Ok(information(link)?[4..6] != [0, 0])
+}
+
+/// A map's or link's number.
+pub(crate) fn number(object: &OwnedFd) -> Result<u32> {
+    // The second word of both.
+    Ok(information(object)?[1])
+}
+
+fn information(object: &OwnedFd) -> Result<[u32; 32]> {
+    let mut information = [0u32; 32];
     let mut attributes = [0; 32];
-    (attributes[0], attributes[1]) = (fd(link) as u32, size_of_val(&information) as u32);
-    put(&mut attributes, 2, at(&information));
+    (attributes[0], attributes[1]) = (fd(object) as u32, size_of_val(&information) as u32);
+    put(&mut attributes, 2, information.as_mut_ptr() as usize);
     bpf(INFO_BY_FD, &attributes, 16)?;
-    Ok(std::hint::black_box(information)[2] != 0)
+    Ok(information)
 }

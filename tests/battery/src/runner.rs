@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use sallyport_sensor::kernel::Mode;
 use sallyport_sensor::shepherd::filter::Refusals;
 
@@ -37,6 +38,11 @@ pub(crate) fn run(techniques: &[Technique], options: &Options) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the battery needs root: it loads programs into the kernel, and tries what root can do");
     }
+    // Tests of the kernel programs take it, too: they share the kernel.
+    let lock = std::fs::File::create("/tmp/sallyport-kernel-tests.lock").context("make the lock file")?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .context("wait for the tests of the kernel programs")?;
     // Before anything else: what is forked from it must not have descriptors of the sensor's.
     let server = Server::start(techniques).context("start the server of techniques")?;
     let mut runner = Runner { techniques, server, verbose: options.verbose };

@@ -29,7 +29,17 @@ fn file_system(_: &Stage) -> Outcome {
 
 fn map(stage: &Stage) -> Outcome {
     file_system(stage)?;
-    bpf::pin(&bpf::map()?, &pins().join("map"))
+    keep(bpf::map()?, "map")
+}
+
+/// Pins it, and writes down its number for the technique.
+fn keep(object: std::os::fd::OwnedFd, name: &str) -> Outcome {
+    std::fs::write(root("work/number"), bpf::number(&object)?.to_string())?;
+    bpf::pin(&object, &pins().join(name))
+}
+
+fn number() -> std::io::Result<u32> {
+    std::fs::read_to_string("number")?.parse().map_err(std::io::Error::other)
 }
 
 fn written(_: &Stage) -> bool {
@@ -48,7 +58,7 @@ fn cgroup() -> std::io::Result<PathBuf> {
 
 fn link(stage: &Stage) -> Outcome {
     file_system(stage)?;
-    bpf::pin(&bpf::link(&cgroup()?)?, &pins().join("link"))
+    keep(bpf::link(&cgroup()?)?, "link")
 }
 
 fn detached(_: &Stage) -> bool {
@@ -67,10 +77,12 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     guard("a map is opened by its pin and written", |_| bpf::write(&bpf::pinned(&pins().join("map"))?, 42))
         .prepare(map)
         .happened(written),
-    guard("a map is found by its number and written", |_| bpf::write(&bpf::newest_map()?, 42))
+    guard("a map is found by its number and written", |_| bpf::write(&bpf::map_by_number(number()?)?, 42))
         .prepare(map)
         .happened(written),
-    guard("a link is detached", |_| bpf::detach(&bpf::newest_link()?)).prepare(link).happened(detached),
+    guard("a link is detached", |_| bpf::detach(&bpf::link_by_number(number()?)?))
+        .prepare(link)
+        .happened(detached),
     guard("a pin is removed", |_| std::fs::remove_file(pins().join("map"))).prepare(map).happened(gone),
     guard("a pin is removed by rm", |_| sys::sh("rm -f pins/map")).prepare(map).happened(gone),
     guard("a pin is renamed", |_| std::fs::rename(pins().join("map"), pins().join("other")))
