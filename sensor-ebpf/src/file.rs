@@ -256,11 +256,15 @@ fn busy(ops: [u32; 2], verdict: Verdict) -> u32 {
 #[inline(never)]
 extern "C" fn busy_file(op: u32, word: u32, cause: u32, generation: u64) -> u32 {
     let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else { return 0 };
-    event::Small {
-        header: event::header(kind::FILE, &tag, Verdict { word, cause, generation }),
+    let mut event = event::Small {
+        header: Header::default(),
         body: File { op, flags: EXEC_PREVENTED | EXEC_PATH_CUT, ..File::default() },
+    };
+    // SAFETY: a local.
+    unsafe {
+        event::write_header(&raw mut event.header, kind::FILE, &tag, Verdict { word, cause, generation });
     }
-    .send(&tag);
+    event.send(&tag);
     0
 }
 
@@ -304,16 +308,17 @@ extern "C" fn report_file(index: u32, op: u32, word: u32, cause: u32, generation
     const FIXED: u64 = (size_of::<Header>() + size_of::<File>()) as u64;
     // SAFETY: the caller claimed the area; the rest as in `keep`.
     unsafe {
-        let tag = (*area).tag;
+        let tag = &*(&raw const (*area).tag);
         let message: *mut Message = (&raw mut (*area).message).cast();
         let path_len = (*area).kept;
-        (*message).header = event::header(kind::FILE, &tag, Verdict { word, cause, generation });
+        let verdict = Verdict { word, cause, generation };
+        event::write_header(&raw mut (*message).header, kind::FILE, tag, verdict);
         let flags = EXEC_PREVENTED | (*area).flags;
         (*message).file = File { op, flags, inode: (*area).inode, device: (*area).device, path_len };
         // Always so; the verifier wants to see it.
         let len = read::opaque(FIXED + u64::from(path_len));
         if len <= FIXED + PATH_BYTES as u64 {
-            event::send(kind::FILE, &tag, word, message.cast(), len);
+            event::send(kind::FILE, tag, word, message.cast(), len);
         }
     }
     0

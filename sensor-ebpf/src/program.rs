@@ -5,7 +5,7 @@ use sallyport_sensor_abi::{
     ARGS_BYTES, ARGS_JUDGED, PATH_BYTES,
     event::{
         EXEC_ARGS_CUT, EXEC_ARGS_UNKNOWN, EXEC_FILELESS, EXEC_OTHER_NAME, EXEC_PATH_CUT, EXEC_SETUID, Exec,
-        cause, kind,
+        Header, cause, kind,
     },
     policy::{
         ARGS_EOI, ARGS_ROW_WORDS, ARGS_START, ARGS_SYMBOLS, ARGS_TABLE, DENY, EXEC_INDEX_SETUID,
@@ -318,9 +318,9 @@ extern "C" fn report_program(index: u32, task: u64, word: u32, cause: u32, gener
     // SAFETY: the caller claimed the area.
     let (tag, args) = unsafe {
         let start = (*area).args_start;
-        ((*area).tag, Args { start, total: (*area).args_total, known: start != 0 })
+        (&*(&raw const (*area).tag), Args { start, total: (*area).args_total, known: start != 0 })
     };
-    send(area, task, &tag, verdict, &args);
+    send(area, task, tag, verdict, &args);
     0
 }
 
@@ -349,7 +349,7 @@ fn send(area: *mut Scratch, task: Address, tag: &Tag, verdict: Verdict, args: &A
             args_len = 0;
             flags |= EXEC_ARGS_UNKNOWN;
         }
-        (*message).header = event::header(kind::EXEC, tag, verdict);
+        event::write_header(&raw mut (*message).header, kind::EXEC, tag, verdict);
         let exec = &raw mut (*message).exec;
         (*exec).flags = flags;
         (*exec).inode = (*area).inode;
@@ -421,10 +421,14 @@ pub(crate) fn busy(verdict: Verdict, flags: u32) {
 #[inline(never)]
 extern "C" fn busy_program(word: u32, cause: u32, generation: u64, flags: u32) -> u32 {
     let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else { return 0 };
-    event::Small {
-        header: event::header(kind::EXEC, &tag, Verdict { word, cause, generation }),
+    let mut event = event::Small {
+        header: Header::default(),
         body: Exec { flags: flags | EXEC_ARGS_UNKNOWN | EXEC_PATH_CUT, ..Exec::default() },
+    };
+    // SAFETY: a local.
+    unsafe {
+        event::write_header(&raw mut event.header, kind::EXEC, &tag, Verdict { word, cause, generation });
     }
-    .send(&tag);
+    event.send(&tag);
     0
 }

@@ -13,12 +13,7 @@ use sallyport_sensor_abi::{
     session::Tag,
 };
 
-use crate::{
-    event::{Small, header},
-    judge,
-    maps::tag_of,
-    net,
-};
+use crate::{event::Small, judge, maps::tag_of, net};
 
 /// Attach type `BPF_CGROUP_INET4_CONNECT`: runs in `tcp_v4_pre_connect` and `ip4_datagram` `pre_connect`.
 #[cgroup_sock_addr(connect4)]
@@ -103,10 +98,12 @@ fn finish(tag: &Tag, mut address: [u32; 4], version: u32, port: u32, protocol: u
         },
     };
     if !verdict.quiet() {
-        Small {
-            header: header(kind::CONNECT, tag, verdict),
-            body: Connect { address: net::bytes(&address), port, version, protocol, op },
-        }
+        Small::new(
+            kind::CONNECT,
+            tag,
+            verdict,
+            Connect { address: net::bytes(&address), port, version, protocol, op },
+        )
         .send(tag);
     }
     if verdict.denies() { DENY } else { ALLOW }

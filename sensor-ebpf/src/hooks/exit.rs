@@ -9,7 +9,7 @@ use sallyport_sensor_abi::event::{Exit, kind};
 
 use crate::{
     atomic::add32,
-    event::{Small, header},
+    event::Small,
     judge::{Verdict, session},
     maps::{HOST, TASKS, tag_of, unmark},
     read::{self, Address, Unreadable, offset},
@@ -36,7 +36,7 @@ pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
         // SAFETY: as above.
         unsafe { add32(&raw mut (*session).tasks, u32::MAX) };
     }
-    Small { header: header(kind::EXIT, &tag, Verdict::NONE), body: Exit { code, _pad: 0 } }.send(&tag);
+    Small::new(kind::EXIT, &tag, Verdict::NONE, Exit { code, _pad: 0 }).send(&tag);
     0
 }
 

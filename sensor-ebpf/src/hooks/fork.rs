@@ -17,7 +17,7 @@ use sallyport_sensor_abi::{
 use crate::{
     atomic::add32,
     caller,
-    event::{Small, header},
+    event::Small,
     judge::{self, Verdict, session},
     maps::{HOST, TASKS, mark, tag_of},
     read::{self, Address, Unreadable, offset},
@@ -104,6 +104,5 @@ fn refuse(tag: &Tag, child_tgid: u32, child_started: u64, cause: u32) {
 
 #[inline(always)]
 fn report(tag: &Tag, child_tgid: u32, child_started: u64, verdict: Verdict) {
-    Small { header: header(kind::FORK, tag, verdict), body: Fork { child_tgid, _pad: 0, child_started } }
-        .send(tag);
+    Small::new(kind::FORK, tag, verdict, Fork { child_tgid, _pad: 0, child_started }).send(tag);
 }

@@ -12,7 +12,7 @@ use sallyport_sensor_abi::{
 };
 
 use crate::{
-    event::{Small, header},
+    event::Small,
     judge::{self, Judge, Verdict, arena, trie},
     maps::tag_of,
     net::protocol_class,
@@ -71,10 +71,12 @@ pub(crate) fn forbidden(tag: &Tag) -> Verdict {
 /// Reports a refused socket.
 #[inline(always)]
 pub(crate) fn report(tag: &Tag, verdict: Verdict, protocol: u32) {
-    Small {
-        header: header(kind::CONNECT, tag, verdict),
-        body: Connect { address: [0; 16], port: 0, version: 0, protocol, op: OP_SOCKET },
-    }
+    Small::new(
+        kind::CONNECT,
+        tag,
+        verdict,
+        Connect { address: [0; 16], port: 0, version: 0, protocol, op: OP_SOCKET },
+    )
     .send(tag);
 }
 
