@@ -15,6 +15,8 @@ mod atomic;
 mod caller;
 mod event;
 mod file;
+mod fields;
+mod guard;
 mod hooks;
 mod judge;
 mod maps;
@@ -25,6 +27,8 @@ mod program;
 mod read;
 mod scratch;
 mod tables;
+mod sockets;
+mod system;
 mod unbrokered;
 
 #[panic_handler]

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod event;
+pub mod fields;
 pub mod kernel;
 pub mod names;
 pub mod policy;

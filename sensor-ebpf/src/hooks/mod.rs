@@ -4,7 +4,9 @@ use core::arch::asm;
 
 use aya_ebpf::{EbpfContext as _, programs::LsmContext};
 
+mod capable;
 mod connect;
+mod credentials;
 mod exec;
 mod exec_check;
 mod exit;
@@ -14,8 +16,20 @@ mod file_names;
 mod file_open;
 mod fork;
 mod question;
+mod guard_files;
+mod kernel;
+mod keys;
+mod listen;
+mod mount;
+mod namespace;
+mod route;
+mod signal;
 mod socket;
 mod socket_create;
+mod starve;
+mod terminal;
+mod trace;
+mod uring;
 
 /// What an LSM hook returns for what is allowed.
 pub(crate) const ALLOW: i32 = 0;

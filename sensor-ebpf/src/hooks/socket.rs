@@ -17,6 +17,7 @@ use crate::{
     maps::tag_of,
     net::protocol_class,
     read::next,
+    sockets,
 };
 
 const ALLOW: i32 = 1;
@@ -44,7 +45,10 @@ pub fn sally_socket(ctx: SockContext) -> i32 {
     };
     let verdict = match (kind, protocol) {
         // Judged where they connect or send.
-        (SOCK_STREAM, TCP) | (SOCK_DGRAM, UDP) => return ALLOW,
+        (SOCK_STREAM, TCP) | (SOCK_DGRAM, UDP) => {
+            sockets::note(ctx.sock, &tag);
+            return ALLOW;
+        }
         (SOCK_DGRAM, ICMP | ICMP6) => match judge::judge(&tag) {
             Err(verdict) => verdict,
             Ok(judge) => match everywhere(&judge, protocol) {

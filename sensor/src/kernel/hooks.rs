@@ -7,8 +7,93 @@ use btf_rs::{Btf, Type};
 use super::attach::Hook;
 use super::offsets::VMLINUX;
 
-/// The hooks of action `system`, of sockets and of the guards.
-pub(super) const SYSTEM: &[(&str, Hook)] = &[];
+/// Required by what it judges; those that some kernels lack are [`Hook::OptionalLsm`].
+pub(super) const SYSTEM: &[(&str, Hook)] = &[
+    // The guards first: nothing may be done to the others while they are attached.
+    ("sally_bpf", Hook::Lsm("bpf")),
+    ("sally_pin_unlink", Hook::Lsm("inode_unlink")),
+    ("sally_pin_rmdir", Hook::Lsm("inode_rmdir")),
+    ("sally_pin_rename", Hook::Lsm("inode_rename")),
+    ("sally_guard_open", Hook::Lsm("file_open")),
+    ("sally_signal", Hook::Lsm("task_kill")),
+    ("sally_own", Hook::Lsm("file_fcntl")),
+    ("sally_trace", Hook::Lsm("ptrace_access_check")),
+    ("sally_traceme", Hook::Lsm("ptrace_traceme")),
+    ("sally_rlimit", Hook::Lsm("task_setrlimit")),
+    ("sally_nice", Hook::Lsm("task_setnice")),
+    ("sally_scheduler", Hook::Lsm("task_setscheduler")),
+    ("sally_ioprio", Hook::Lsm("task_setioprio")),
+    ("sally_memory", Hook::Lsm("task_movememory")),
+    ("sally_mount", Hook::Lsm("sb_mount")),
+    ("sally_remount", Hook::Lsm("sb_remount")),
+    ("sally_umount", Hook::Lsm("sb_umount")),
+    ("sally_move_mount", Hook::Lsm("move_mount")),
+    ("sally_pivot", Hook::Lsm("sb_pivotroot")),
+    ("sally_chroot", Hook::Lsm("path_chroot")),
+    ("sally_capable", Hook::Lsm("capable")),
+    (
+        "sally_userns",
+        Hook::OptionalLsm(
+            "userns_create",
+            "making a user namespace (`userns_create` came with Linux 6.1; the session leader's seccomp filter stands in)",
+        ),
+    ),
+    ("sally_setuid", Hook::Lsm("task_fix_setuid")),
+    ("sally_setgid", Hook::Lsm("task_fix_setgid")),
+    (
+        "sally_setgroups",
+        Hook::OptionalLsm(
+            "task_fix_setgroups",
+            "`setgroups` (`task_fix_setgroups` came with Linux 6.1); `setgid` and `setuid` are",
+        ),
+    ),
+    ("sally_capset", Hook::Lsm("capset")),
+    ("sally_exec_creds", Hook::Lsm("bprm_creds_from_file")),
+    ("sally_read_file", Hook::Lsm("kernel_read_file")),
+    ("sally_load_data", Hook::Lsm("kernel_load_data")),
+    ("sally_module_request", Hook::Lsm("kernel_module_request")),
+    ("sally_locked_down", Hook::Lsm("locked_down")),
+    (
+        "sally_perf",
+        Hook::OptionalLsm(
+            "perf_event_open",
+            "`perf_event_open` (the kernel is built without CONFIG_PERF_EVENTS, or lacks the hook)",
+        ),
+    ),
+    (
+        "sally_key",
+        Hook::OptionalLsm("key_permission", "keys of others (the kernel is built without CONFIG_KEYS)"),
+    ),
+    (
+        "sally_key_request",
+        Hook::OptionalLsm(
+            "key_alloc",
+            "`request_key` calling out to a helper program (the kernel is built without CONFIG_KEYS)",
+        ),
+    ),
+    (
+        "sally_sqpoll",
+        Hook::OptionalLsm(
+            "uring_sqpoll",
+            "io_uring with a polling thread (`uring_sqpoll` came with Linux 5.16); what that thread does is",
+        ),
+    ),
+    (
+        "sally_personality",
+        Hook::OptionalLsm(
+            "uring_override_creds",
+            "io_uring with another's credentials (`uring_override_creds` came with Linux 5.16)",
+        ),
+    ),
+    ("sally_ioctl", Hook::Lsm("file_ioctl")),
+    // Where it is missing, 32-bit programs pass the other one.
+    ("sally_ioctl_compat", Hook::OptionalLsm("file_ioctl_compat", "")),
+    ("sally_route_option", Hook::Lsm("socket_setsockopt")),
+    ("sally_route_message", Hook::Lsm("socket_sendmsg")),
+    ("sally_listen", Hook::Lsm("socket_listen")),
+    ("sally_bind4", Hook::CgroupAddress),
+    ("sally_bind6", Hook::CgroupAddress),
+];
 
 impl Hook {
     /// The name of its LSM hook.

@@ -16,10 +16,10 @@ use sallyport_sensor_abi::{
 
 use super::mapped::Mapped;
 use super::policies::Policies;
-use super::{Kernel, KernelError, KernelOptions, Mode, attach, mounts, object, offsets, pins, probe};
+use super::{Kernel, KernelError, KernelOptions, Mode, attach, fields, mounts, object, offsets, pins, probe};
 
 /// The maps, in the order in which they are opened.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 15] = [
     "META",
     "TASKS",
     "TAGGED",
@@ -34,6 +34,7 @@ const MAPS: [&str; 14] = [
     "NAMED",
     "UNBROKERED",
     "GUARDED",
+    "SOCKETS",
 ];
 
 /// Work areas per CPU; see `sensor-ebpf/src/scratch.rs`.
@@ -277,9 +278,13 @@ pub(super) fn load_object(
 ) -> Result<Ebpf, KernelError> {
     let cpus = aya::util::nr_cpus()
         .map_err(|(path, source)| KernelError::Pin { path: path.into(), source: source.into() })?;
+    let fields = fields::read()?;
+    let devices = fields::guarded_devices(pin_dir, mounts::cgroup2().as_deref());
     let mut loader = EbpfLoader::new();
     loader
         .override_global("OFFSETS", offsets, true)
+        .override_global("FIELDS", &fields, true)
+        .override_global("GUARDED_DEVICES", &devices, true)
         .map_max_entries("SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX) * AREAS_PER_CPU);
     match pin_dir {
         Some(pin_dir) => {
@@ -296,7 +301,8 @@ pub(super) fn load_object(
             loader
                 .map_max_entries("TAGGED", 1)
                 .map_max_entries("GUARDED", 1)
-                .map_max_entries("UNBROKERED", 1);
+                .map_max_entries("UNBROKERED", 1)
+                .map_max_entries("SOCKETS", 1024);
         }
     }
     loader.load(object::bytes()).map_err(|error| KernelError::Load(error.into()))

@@ -7,6 +7,7 @@ mod arena;
 mod attach;
 mod event;
 mod file_hooks;
+mod fields;
 mod hooks;
 mod host;
 mod load;

@@ -38,14 +38,19 @@ pub enum OffsetError {
     },
 }
 
+/// The running kernel's description of itself.
+pub(super) fn open() -> Result<Btf, OffsetError> {
+    Btf::from_file(VMLINUX).map_err(|source| OffsetError::NoBtf {
+        path: VMLINUX.into(),
+        release: super::probe::release(),
+        source,
+    })
+}
+
 /// Reads all offsets.
 pub(super) fn read() -> Result<Offsets, OffsetError> {
     let release = super::probe::release();
-    let btf = Btf::from_file(VMLINUX).map_err(|source| OffsetError::NoBtf {
-        path: VMLINUX.into(),
-        release: release.clone(),
-        source,
-    })?;
+    let btf = open()?;
     let of = |structure: &'static str, field: &'static str| {
         field_offset(&btf, structure, field).ok_or_else(|| OffsetError::NoField {
             structure,
@@ -137,7 +142,7 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
 }
 
 /// Offset in bytes of a field of the structure of that name, looking into anonymous members.
-fn field_offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
+pub(super) fn field_offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
     // A name can be a structure, a typedef and a function at once.
     btf.resolve_types_by_name(structure).ok()?.iter().find_map(|r#type| match r#type {
         Type::Struct(found) => within(btf, found, field, 0),

@@ -86,7 +86,7 @@ fn operate(words: &[&str]) -> Outcome {
             TcpStream::connect(address())?.read_to_string(&mut text).map(drop)
         }
         "datagrams" => datagrams(words[1].parse().expect("a number"), words[2].parse().expect("a number")),
-        other => panic!("no operation `{other}`"),
+        other => crate::attack::operate(words).unwrap_or_else(|| panic!("no operation `{other}`")),
     }
 }
 

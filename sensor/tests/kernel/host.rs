@@ -126,6 +126,11 @@ impl Ran {
         self.status.success()
     }
 
+    /// What the helper said when it was refused.
+    pub(crate) fn refusal(&self) -> &str {
+        self.stderr.lines().find(|line| line.starts_with("refused: ")).unwrap_or_default()
+    }
+
     pub(crate) fn killed(&self) -> bool {
         self.status.signal() == Some(9)
     }
@@ -169,6 +174,13 @@ impl Waiting {
         let output = self.child.wait_with_output().expect("output");
         Ran { status: output.status, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
+}
+
+/// Whether the running kernel is this one or a later one.
+pub(crate) fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let release = sallyport_sensor::kernel::probe().release;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }
 
 /// Waits until something is so.

@@ -2,13 +2,17 @@
 //!
 //! Needs root. One test at a time: they share the kernel. `SALLYPORT_TEST_MODE=lsm|tracepoint` chooses the mode.
 
+mod attack;
 mod exec;
 mod files;
+mod guard;
 mod helper;
 mod host;
 mod lineage;
+mod listen;
 mod network;
 mod sessions;
 mod survival;
+mod system;
 mod tables;
 mod uring;

@@ -1,0 +1,53 @@
+//! LSM `file_ioctl`, `file_ioctl_compat`: the `ioctl` calls that act in somebody else's place.
+//!
+//! Sees: typing into a terminal (`TIOCSTI`, `TIOCLINUX`) and taking over the console's output (`TIOCCONS`); hanging up
+//! a terminal (`TIOCVHANGUP`), which signals all who use it; making a file send signals (`FIOSETOWN`, `SIOCSPGRP`);
+//! and XFS's own ways to open files by handle. Needs: 5.7 and BPF LSM; 32-bit programs have a hook of their own since
+//! 6.8. The argument is not read: it lies in user memory. On error: denied.
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use sallyport_sensor_abi::policy::operation::{OPEN_BY_HANDLE, SIGNAL, TERMINAL_INPUT};
+
+use crate::system::{ALLOW, ask, ask_outside, tag};
+
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
+const TIOCCONS: u32 = 0x541d;
+const TIOCVHANGUP: u32 = 0x5437;
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
+/// Low half of `XFS_IOC_OPEN_BY_HANDLE` and the like; the other half is a size, which differs for 32-bit programs.
+const XFS_OPEN: u32 = 0x586b;
+const XFS_READLINK: u32 = 0x586c;
+const XFS_ATTRIBUTES: u32 = 0x587a;
+const XFS_CHANGE_ATTRIBUTES: u32 = 0x587b;
+
+/// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, file_ioctl, struct file *file, unsigned int cmd, unsigned long arg)
+#[lsm(hook = "file_ioctl")]
+pub fn sally_ioctl(ctx: LsmContext) -> i32 {
+    judge(ctx.arg(1))
+}
+
+/// match-proto:v6.8:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, file_ioctl_compat, struct file *file, unsigned int cmd, unsigned long arg)
+#[lsm(hook = "file_ioctl_compat")]
+pub fn sally_ioctl_compat(ctx: LsmContext) -> i32 {
+    judge(ctx.arg(1))
+}
+
+#[inline(always)]
+fn judge(command: u32) -> i32 {
+    let low = command & 0xffff;
+    let terminal = command == TIOCSTI || command == TIOCLINUX || command == TIOCCONS;
+    let signal = command == TIOCVHANGUP || command == FIOSETOWN || command == SIOCSPGRP;
+    let handle = low == XFS_OPEN || low == XFS_READLINK || low == XFS_ATTRIBUTES || low == XFS_CHANGE_ATTRIBUTES;
+    if !(terminal || signal || handle) || tag().is_none() {
+        return ALLOW;
+    }
+    if terminal {
+        ask(TERMINAL_INPUT, command)
+    } else if signal {
+        ask_outside(SIGNAL, command, true)
+    } else {
+        ask(OPEN_BY_HANDLE, command)
+    }
+}
