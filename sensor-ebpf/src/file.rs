@@ -26,6 +26,7 @@ use crate::{
     read::{self, Address},
     scratch::{self, Scratch},
     tables,
+    unix,
 };
 
 /// In place of a second operation.
@@ -39,6 +40,16 @@ pub(crate) const OPEN: u32 = 1 << 16;
 pub(crate) fn judge(op: u32, mount: Address, dentry: Address) -> i32 {
     answer(judge_file(mount, dentry, op | NONE << 8))
 }
+
+/// As [`judge`], for reaching the abstract Unix socket whose name has `len` bytes at `name`; of length 0: one whose name
+/// could not be read.
+#[inline(always)]
+pub(crate) fn judge_abstract(name: Address, len: u32) -> i32 {
+    answer(judge_file(0, name, file_op::UNIX | NONE << 8 | len << LEN_SHIFT))
+}
+
+/// Where [`judge_file`] has the length of an abstract name; there is then no mount.
+const LEN_SHIFT: u32 = 24;
 
 /// As [`judge`], for opening: one walk for reading and writing.
 #[inline(always)]
@@ -83,7 +94,12 @@ extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
         (*area).policy = judge.slot;
         (*area).tag = tag;
     }
-    let denied = match path::resolve(index, area, mount, dentry) {
+    let resolved = if mount == 0 {
+        unix::spell(index, dentry, what >> LEN_SHIFT)
+    } else {
+        path::resolve(index, area, mount, dentry)
+    };
+    let denied = match resolved {
         Err(cause) => {
             keep(area);
             report_all(index, ops, judge.unjudged(cause))

@@ -101,7 +101,9 @@ pub(crate) fn place(dentry: Address) -> Result<Place, Unreadable> {
             Kind::Itself => true,
             Kind::Root => dentry == root,
             // `/sys`, and `/sys/fs`, too.
-            Kind::Below => dentry == root || read::kernel::<Address>(dentry + offset!(dentry_d_parent))? == root,
+            Kind::Below => {
+                dentry == root || read::kernel::<Address>(dentry + offset!(dentry_d_parent))? == root
+            }
         };
         Ok(if guarded { Place::Guarded } else { Place::Other })
     }

@@ -30,6 +30,7 @@ mod tables;
 mod sockets;
 mod system;
 mod unbrokered;
+mod unix;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

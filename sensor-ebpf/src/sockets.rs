@@ -1,10 +1,7 @@
 //! Internet sockets and the sessions that made them.
 
 use aya_ebpf::{
-    bindings::bpf_sock,
-    helpers::generated::bpf_get_socket_cookie,
-    macros::map,
-    maps::LruHashMap,
+    bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie, macros::map, maps::LruHashMap,
 };
 use sallyport_sensor_abi::{
     fields::{MAX_SOCKETS, SocketSession},

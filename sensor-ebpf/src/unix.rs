@@ -4,24 +4,16 @@
 //! `\\`, so that no two names look alike (many programs pad names with zero bytes, which makes another name). No
 //! path begins with `@`.
 
-use aya_ebpf::helpers::generated::bpf_send_signal;
-use sallyport_sensor_abi::{
-    PATH_BYTES,
-    event::{EXEC_PATH_CUT, EXEC_PREVENTED, File, cause, kind},
-    policy::{KILL, file_op},
-    session::Tag,
-};
+use sallyport_sensor_abi::{PATH_BYTES, event::cause, policy::file_op};
 
 use crate::{
-    caller,
-    event::{Small, header},
     fields::field,
     file,
-    judge::{self, Verdict},
+    maps::SCRATCH,
     path,
     read::{self, Address, Unreadable, next, offset},
-    scratch::{self, CHUNK_AT, Scratch},
-    system::{self, ALLOW, EPERM},
+    scratch::{CHUNK_AT, Scratch},
+    system::ALLOW,
 };
 
 /// `struct sockaddr_un`: the family, then at most this many bytes of name, rounded up to a power of two.
@@ -39,18 +31,12 @@ enum Peer {
 
 /// Judges reaching `peer`, a `struct sock`.
 #[inline(always)]
-pub(crate) fn judge(tag: &Tag, peer: Address) -> i32 {
-    match look(peer) {
+pub(crate) fn judge(peer: Result<Address, Unreadable>) -> i32 {
+    match peer.and_then(look) {
         Ok(Peer::Unnamed) => ALLOW,
         Ok(Peer::File { mount, dentry }) => file::judge(file_op::UNIX, mount, dentry),
-        Ok(Peer::Abstract { name, len }) => {
-            if judge_abstract(name, len) == 0 {
-                ALLOW
-            } else {
-                EPERM
-            }
-        }
-        Err(Unreadable) => refuse(tag),
+        Ok(Peer::Abstract { name, len }) => file::judge_abstract(name, len),
+        Err(Unreadable) => file::judge_abstract(0, 0),
     }
 }
 
@@ -80,63 +66,21 @@ fn look(peer: Address) -> Result<Peer, Unreadable> {
     }
 }
 
-/// Refuses what could not be read.
+/// Writes the name of `len` bytes at `name` as rules know it to where the area has paths.
 #[inline(always)]
-pub(crate) fn refuse(tag: &Tag) -> i32 {
-    let verdict = match judge::judge(tag) {
-        Ok(judge) => judge.unjudged(cause::READ_FAILED),
-        Err(verdict) => verdict,
-    };
-    nameless(tag, verdict)
+pub(crate) fn spell(index: u32, name: Address, len: u32) -> Result<(), u32> {
+    if spell_name(index, name, len) == 0 { Ok(()) } else { Err(cause::READ_FAILED) }
 }
 
-/// The event without a name.
-#[inline(always)]
-fn nameless(tag: &Tag, verdict: Verdict) -> i32 {
-    if verdict.word & KILL != 0 {
-        // SAFETY: no preconditions.
-        unsafe { bpf_send_signal(9) };
-    }
-    Small {
-        header: header(kind::FILE, tag, verdict),
-        body: File { op: file_op::UNIX, flags: EXEC_PREVENTED | EXEC_PATH_CUT, ..File::default() },
-    }
-    .send(tag);
-    if verdict.denies() { EPERM } else { ALLOW }
-}
-
-/// Judges reaching the abstract name of `len` bytes at `name`. 1: denied.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_abstract(name: u64, len: u32) -> u32 {
-    let Some(tag) = system::tag() else { return 0 };
-    let judge = match judge::judge_start(&tag) {
-        Ok(judge) => judge,
-        Err(verdict) => return u32::from(nameless(&tag, verdict) != ALLOW),
-    };
-    // Before an area is taken: it may need one of its own.
-    let caller = match caller::class(&judge, &tag) {
-        Ok(caller) => caller,
-        Err(cause) => return u32::from(nameless(&tag, judge.unjudged(cause)) != ALLOW),
-    };
-    let Some((index, area)) = scratch::claim() else {
-        return u32::from(nameless(&tag, judge.unjudged(cause::BUSY)) != ALLOW);
-    };
-    let denied = match spell(area, name, len) {
-        Ok(()) => {
-            // SAFETY: just claimed.
-            unsafe { (*area).policy = judge.slot };
-            file::decide(index, area, [file_op::UNIX, file::NONE], &tag, &judge, caller)
-        }
-        Err(Unreadable) => u32::from(nameless(&tag, judge.unjudged(cause::READ_FAILED)) != ALLOW),
-    };
-    scratch::release(area);
-    denied
+extern "C" fn spell_name(index: u32, name: u64, len: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 1 };
+    u32::from(try_spell(area, name, len).is_err())
 }
 
-/// Writes a name as rules know it to where paths are.
 #[inline(always)]
-fn spell(area: *mut Scratch, name: Address, len: u32) -> Result<(), Unreadable> {
+fn try_spell(area: *mut Scratch, name: Address, len: u32) -> Result<(), Unreadable> {
     // SAFETY: the caller claimed `area`. Each index is masked: `bytes` has `PATH_BYTES` and more, and 128 from `CHUNK_AT`.
     unsafe {
         (*area).path = PATH_BYTES as u32;
@@ -148,6 +92,9 @@ fn spell(area: *mut Scratch, name: Address, len: u32) -> Result<(), Unreadable> 
         (*area).part = 0;
         (*area).hits = 0;
         (*area).name_flags = 0;
+        if len == 0 {
+            return Err(Unreadable);
+        }
         let source = (&raw mut (*area).bytes).cast::<u8>().add(CHUNK_AT as usize);
         let bytes = (read::opaque(u64::from(len)) & 0x7f) as u32;
         read::kernel_bytes(source, bytes, name)?;

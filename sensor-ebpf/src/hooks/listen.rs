@@ -6,7 +6,8 @@
 //! Needs: 5.10. Misses in tracepoint mode: `listen()` without `bind()`. On error: denied.
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::bpf_sock_addr,
+    EbpfContext as _,
+    bindings::bpf_sock_addr,
     macros::{cgroup_sock_addr, lsm},
     programs::{LsmContext, SockAddrContext},
 };

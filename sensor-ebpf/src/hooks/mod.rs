@@ -15,13 +15,14 @@ mod file_map;
 mod file_names;
 mod file_open;
 mod fork;
-mod question;
 mod guard_files;
 mod kernel;
 mod keys;
 mod listen;
 mod mount;
 mod namespace;
+mod question;
+mod receive;
 mod route;
 mod signal;
 mod socket;
@@ -29,6 +30,7 @@ mod socket_create;
 mod starve;
 mod terminal;
 mod trace;
+mod unix;
 mod uring;
 
 /// What an LSM hook returns for what is allowed.

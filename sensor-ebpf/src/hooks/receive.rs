@@ -8,7 +8,10 @@
 //! denied.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sallyport_sensor_abi::{policy::operation::{BPF, RECEIVE_SOCKET}, session::Tag};
+use sallyport_sensor_abi::{
+    policy::operation::{BPF, RECEIVE_SOCKET},
+    session::Tag,
+};
 
 use crate::{
     fields::field,
@@ -42,7 +45,7 @@ pub fn sally_receive(ctx: LsmContext) -> i32 {
     match argument(&ctx, 0).and_then(|file| look(file, &tag)) {
         Ok(Received::Other) => ALLOW,
         Ok(Received::Socket { family, own }) => ask_outside(RECEIVE_SOCKET, family, !own),
-        Ok(Received::Unix { peer }) => unix::judge(&tag, peer),
+        Ok(Received::Unix { peer }) => unix::judge(Ok(peer)),
         Ok(Received::Bpf) => refuse(BPF, 0),
         Err(Unreadable) => unreadable(RECEIVE_SOCKET, 0),
     }

@@ -10,9 +10,9 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::policy::operation::SIGNAL;
 
 use crate::{
+    fields::field,
     maps::tag_of,
     read::{self, Unreadable},
-    fields::field,
     system::{ALLOW, act_on, ask_outside, tag},
 };
 

@@ -39,7 +39,8 @@ fn judge(command: u32) -> i32 {
     let low = command & 0xffff;
     let terminal = command == TIOCSTI || command == TIOCLINUX || command == TIOCCONS;
     let signal = command == TIOCVHANGUP || command == FIOSETOWN || command == SIOCSPGRP;
-    let handle = low == XFS_OPEN || low == XFS_READLINK || low == XFS_ATTRIBUTES || low == XFS_CHANGE_ATTRIBUTES;
+    let handle =
+        low == XFS_OPEN || low == XFS_READLINK || low == XFS_ATTRIBUTES || low == XFS_CHANGE_ATTRIBUTES;
     if !(terminal || signal || handle) || tag().is_none() {
         return ALLOW;
     }

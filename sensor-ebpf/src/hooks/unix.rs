@@ -9,7 +9,6 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use crate::{
-    read::Unreadable,
     sockets,
     system::{ALLOW, argument, tag},
     unix,
@@ -18,19 +17,11 @@ use crate::{
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, unix_stream_connect, struct sock *sock, struct sock *other, struct sock *newsk)
 #[lsm(hook = "unix_stream_connect")]
 pub fn sally_unix_connect(ctx: LsmContext) -> i32 {
-    let Some(tag) = tag() else { return ALLOW };
-    match argument(&ctx, 1) {
-        Ok(peer) => unix::judge(&tag, peer),
-        Err(Unreadable) => unix::refuse(&tag),
-    }
+    if tag().is_none() { ALLOW } else { unix::judge(argument(&ctx, 1)) }
 }
 
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, unix_may_send, struct socket *sock, struct socket *other)
 #[lsm(hook = "unix_may_send")]
 pub fn sally_unix_send(ctx: LsmContext) -> i32 {
-    let Some(tag) = tag() else { return ALLOW };
-    match argument(&ctx, 1).and_then(sockets::of) {
-        Ok(peer) => unix::judge(&tag, peer),
-        Err(Unreadable) => unix::refuse(&tag),
-    }
+    if tag().is_none() { ALLOW } else { unix::judge(argument(&ctx, 1).and_then(sockets::of)) }
 }

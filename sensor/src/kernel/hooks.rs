@@ -88,6 +88,9 @@ pub(super) const SYSTEM: &[(&str, Hook)] = &[
     ("sally_ioctl", Hook::Lsm("file_ioctl")),
     // Where it is missing, 32-bit programs pass the other one.
     ("sally_ioctl_compat", Hook::OptionalLsm("file_ioctl_compat", "")),
+    ("sally_receive", Hook::Lsm("file_receive")),
+    ("sally_unix_connect", Hook::Lsm("unix_stream_connect")),
+    ("sally_unix_send", Hook::Lsm("unix_may_send")),
     ("sally_route_option", Hook::Lsm("socket_setsockopt")),
     ("sally_route_message", Hook::Lsm("socket_sendmsg")),
     ("sally_listen", Hook::Lsm("socket_listen")),

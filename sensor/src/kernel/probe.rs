@@ -84,7 +84,7 @@ pub fn probe() -> KernelFacts {
             (false, true) => Some(Mode::Tracepoint),
             (false, false) => None,
         },
-        lsm: ModeFacts { works: lsm_works, obstacles: lsm_obstacles, limits: limits(Mode::Lsm) },
+        lsm: ModeFacts { works: lsm_works, obstacles: lsm_obstacles, limits: lsm_limits() },
         tracepoint: ModeFacts {
             works: tracepoint_works,
             obstacles: common,
@@ -146,6 +146,13 @@ fn lockdown() -> Option<String> {
     // `none [integrity] confidentiality`
     let text = security("lockdown")?;
     text.split_whitespace().find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned()))
+}
+
+/// What LSM mode does not stop, here.
+fn lsm_limits() -> Vec<String> {
+    let missing = super::hooks::not_judged().into_iter();
+    let missing = missing.map(|what| format!("this kernel lacks the hook to judge {what}"));
+    limits(Mode::Lsm).into_iter().chain(missing).collect()
 }
 
 /// What a mode does not stop. Only what is true of this version.

@@ -49,7 +49,6 @@ pub(crate) fn operate(words: &[&str]) -> Option<Result<()>> {
             "own" => own(number(1), number(2)),
             "own-ex" => own_ex(number(1), number(2)),
             "ptrace" => trace(number(1)),
-            "traceme" => call(libc::SYS_ptrace, [0, 0, 0, 0]),
             "vm-write" => vm_write(number(1), words[2]),
             "proc-mem" => proc_mem(number(1), words[2]),
             "getfd" => pidfd(number(1))
@@ -71,9 +70,9 @@ pub(crate) fn operate(words: &[&str]) -> Option<Result<()>> {
             "chroot" => call(libc::SYS_chroot, [path(1).as_ptr() as usize]),
             "fsmount" => fsmount(),
             "open-tree" => open_tree(&path(1)),
-            "unshare" => call(libc::SYS_unshare, [flags(words[1])]),
+            "unshare" => in_child(|| call(libc::SYS_unshare, [flags(words[1])])),
             "clone" => clone3(flags(words[1])),
-            "setns" => setns(number(1), words[2]),
+            "setns" => in_child(|| setns(number(1), words[2])),
             "setuid" => call(libc::SYS_setuid, [number(1) as usize]),
             "setgid" => call(libc::SYS_setgid, [number(1) as usize]),
             "capset" => capset(),
@@ -122,6 +121,23 @@ pub(crate) fn operate(words: &[&str]) -> Option<Result<()>> {
 
 fn socket(family: i32, kind: i32) -> Result<OwnedFd> {
     call(libc::SYS_socket, [family as usize, kind as usize, 0]).map(owned)
+}
+
+/// Does it in a child, which has one thread only, as these calls want.
+fn in_child(act: impl FnOnce() -> Result<i64>) -> Result<i64> {
+    // SAFETY: the child makes system calls and ends.
+    let child = done(unsafe { libc::fork() })?;
+    if child == 0 {
+        let status = act().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(status) }
+    }
+    let mut status = 0;
+    call(libc::SYS_wait4, [child as usize, (&raw mut status) as usize, 0, 0])?;
+    match libc::WEXITSTATUS(status) {
+        0 => Ok(0),
+        errno => Err(Error::from_raw_os_error(errno)),
+    }
 }
 
 fn flags(which: &str) -> usize {

@@ -15,4 +15,5 @@ mod sessions;
 mod survival;
 mod system;
 mod tables;
+mod unix;
 mod uring;

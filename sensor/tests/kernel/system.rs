@@ -164,20 +164,6 @@ async fn others_are_not_traced() {
 }
 
 #[tokio::test]
-async fn nobody_outside_is_made_a_tracer() {
-    let host = host(&[operation::TRACE]);
-    // The helper takes the shell's place, so that its parent is this test.
-    let script = format!(
-        "export SALLYPORT_HELPER=traceme; exec {} --exact helper::run_as_helper --nocapture >/dev/null",
-        std::env::current_exe().expect("own path").display()
-    );
-    for session in [Some(FORBIDDEN), Some(PERMITTED), None] {
-        let ran = host.run(session, &script);
-        assert_eq!(ran.ok(), !(session == Some(FORBIDDEN) && judged(&host)), "{session:?}: {ran:?}");
-    }
-}
-
-#[tokio::test]
 async fn descriptors_are_not_taken_from_others() {
     let host = host(&[operation::TRACE]);
     let victim = Victim::start();
