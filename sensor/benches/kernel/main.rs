@@ -7,6 +7,7 @@
 mod counters;
 mod load;
 mod measure;
+mod pure;
 mod report;
 mod rules;
 
@@ -61,14 +62,16 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let _entered = runtime.enter();
     let options = KernelOptions { pin_dir: pins.0.clone(), ..KernelOptions::default() };
     let (kernel, started) = Kernel::start(&options).context("start the kernel programs")?;
-    let sizes = measure::sessions(&kernel)?;
+    let (sizes, policies) = measure::sessions(&kernel)?;
     let costs = measure::costs(&kernel, arguments.rounds)?;
-    let report = report::Report { mode: started.mode, sizes, costs, rounds: arguments.rounds };
+    eprintln!("measure the decisions alone");
+    let pure = pure::measure(&policies, arguments.rounds)?;
+    let report = report::Report { mode: started.mode, sizes, costs, pure, rounds: arguments.rounds };
     drop(kernel);
     if arguments.json {
         report.print_json();
     } else {
-        print!("{}", report.text());
+        print!("{}", report.shown());
     }
     if let Some(file) = &arguments.markdown {
         std::fs::write(file, report.text()).with_context(|| format!("write {}", file.display()))?;

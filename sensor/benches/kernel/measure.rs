@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use sallyport_policy::KernelPolicy;
 use sallyport_sensor::kernel::{EventStream, Kernel};
 
 use crate::counters::{Counting, Samples, Snapshot};
@@ -27,8 +28,8 @@ pub(crate) struct Cost {
 }
 
 /// Opens a session for each size: number 1 has the first.
-pub(crate) fn sessions(kernel: &Kernel) -> Result<Vec<Size>> {
-    let mut sizes = Vec::new();
+pub(crate) fn sessions(kernel: &Kernel) -> Result<(Vec<Size>, Vec<KernelPolicy>)> {
+    let (mut sizes, mut policies) = (Vec::new(), Vec::new());
     for (number, rules) in (1..).zip(SIZES) {
         eprintln!("compile {rules} rules");
         let started = std::time::Instant::now();
@@ -38,8 +39,9 @@ pub(crate) fn sessions(kernel: &Kernel) -> Result<Vec<Size>> {
         let loaded = kernel.load_policy(&policy.header, &policy.arena).context("load the tables")?;
         kernel.open_session(number, loaded.slot, 1_000)?;
         sizes.push(Size { rules, mebibytes, compile_seconds });
+        policies.push(policy);
     }
-    Ok(sizes)
+    Ok((sizes, policies))
 }
 
 /// All operations that the kernel programs judge here.
