@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sallyport_e2e::child::finish;
 use sallyport_e2e::ssh::Ssh;
-use sallyport_e2e::{Stage, StageOptions, wait};
+use sallyport_e2e::{Stage, StageOptions, bundles, wait};
 
 use super::TARGET;
 use super::figures::{Figure, Figures};
@@ -132,7 +132,7 @@ impl Place {
 /// Everything is permitted and recorded; one rule of each kind forbids something else, so that nothing is decided without looking.
 fn bundle(folder: &Path) -> Result<PathBuf> {
     const RULES: &str = r#"
-@id("enter") permit(principal, action == Action::"open_session", resource);
+@id("enter") permit(principal, action == Action::"open_session", resource) when { context.local_user == "root" };
 @id("all") permit(principal, action in [Action::"exec", Action::"connect", Action::"listen", Action::"system",
   Action::"read_file", Action::"write_file", Action::"create_file", Action::"delete_file", Action::"rename_file",
   Action::"link_file", Action::"change_file", Action::"map_code", Action::"connect_unix"], resource);
@@ -146,6 +146,8 @@ fn bundle(folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("bundle.toml"), "name = \"bench\"\nschema = 2\n")?;
     std::fs::write(folder.join("bench.cedar"), RULES)?;
+    // The same people and hosts as in the tests.
+    std::fs::copy(bundles::small()?.join("entities.json"), folder.join("entities.json"))?;
     Ok(folder.to_owned())
 }
 
