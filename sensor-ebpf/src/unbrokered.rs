@@ -20,10 +20,15 @@ pub(crate) fn tag(tgid: u32, task: Address) -> Option<Tag> {
     if login == u32::MAX {
         return None;
     }
+    if is_own(tgid, task) || crowded() {
+        return None;
+    }
     let Unbrokered { session, slot, .. } = account(login).or_else(|| account(ANY_LOGIN))?;
     // SAFETY: points into `OFFSETS`.
     let started = read::kernel::<u64>(task + unsafe { offset!(task_struct_start_boottime) }).ok()?;
-    let tag = Tag { session, started, channel: 0, slot, caller_generation: 0, caller: 0, _pad: 0 };
+    // The log-in's number stands where brokered sessions have their channel, so every event says which log-in it is.
+    let channel = audit_session(task);
+    let tag = Tag { session, started, channel, slot, caller_generation: 0, caller: 0, _pad: 0 };
     // Without its session it would be denied everything.
     let session = judge::session(&tag)?;
     // Full: it goes on untagged, which is what it would be without this.
@@ -37,6 +42,41 @@ pub(crate) fn tag(tgid: u32, task: Address) -> Option<Tag> {
         add32(&raw mut (*session).tasks, 1);
     }
     Some(tag)
+}
+
+/// The sensor, started by hand from a log-in, or a child of its: a shepherd that starts before it is guarded itself.
+#[inline(always)]
+fn is_own(tgid: u32, task: Address) -> bool {
+    // SAFETY: offsets point into `OFFSETS`.
+    let parent = unsafe {
+        read::kernel::<Address>(task + offset!(task_struct_real_parent))
+            .and_then(|parent| read::kernel::<u32>(parent + offset!(task_struct_tgid)))
+            .unwrap_or(0)
+    };
+    is_guarded(tgid) || is_guarded(parent)
+}
+
+#[inline(always)]
+fn is_guarded(tgid: u32) -> bool {
+    // SAFETY: only looked at.
+    unsafe { maps::GUARDED.get(tgid) }.is_some()
+}
+
+/// Log-ins take half of the tags at most: the rest is for brokered sessions, which cannot do without.
+#[inline(always)]
+pub(crate) fn crowded() -> bool {
+    // SAFETY: an entry of an array map. Volatile: others change it.
+    HOST.get_ptr(0).is_none_or(|host| unsafe {
+        core::ptr::read_volatile(&raw const (*host).tasks)
+            > core::ptr::read_volatile(&raw const (*host).task_limit) / 2
+    })
+}
+
+#[inline(always)]
+fn audit_session(task: Address) -> u32 {
+    // SAFETY: points into `OFFSETS`.
+    let offset = unsafe { offset!(task_struct_sessionid) };
+    if read::has(offset) { read::kernel(task + offset).unwrap_or(u32::MAX) } else { u32::MAX }
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use crate::config::DEFAULT_PATH;
 /// Holds sessions on this host under policy, in the kernel, and delivers the evidence.
 ///
 /// Exit codes: 0 done; 1 failed, the message says why; 2 wrong usage; 3 not joined; 4 the configuration has faults;
-/// 5 (doctor) sessions cannot be enforced here.
+/// 5 (doctor) sessions cannot be enforced here; 6 (doctor) they can, but something is wrong that must be mended.
 #[derive(Debug, Parser)]
 #[command(name = "sallyport-sensor", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -29,7 +29,10 @@ pub enum Command {
     ///
     /// The host's key is made here and never leaves it.
     Join(Join),
-    /// Say what this host can enforce, what it cannot, and why.
+    /// Say what this host can enforce, what it cannot, and why; what is wrong now, why it matters and what to do.
+    ///
+    /// Changes nothing. Exit codes: 0 sessions can be enforced (warnings and notes may follow), 5 they cannot, 6 they can but a
+    /// finding of level ERROR must be mended.
     Doctor {
         /// Configuration.
         #[command(flatten)]

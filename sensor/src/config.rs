@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::kernel::Mode;
+use crate::unbrokered::Wanted;
 
 /// The configuration file, unless another is named.
 pub const DEFAULT_PATH: &str = "/etc/sallyport/sensor.toml";
@@ -31,6 +32,10 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// Wanted mode; none: the better one that works.
     pub mode: Option<Mode>,
+    /// What is done about log-ins that did not come through the gateway.
+    pub unbrokered: Wanted,
+    /// Accounts for which that is never more than recording.
+    pub break_glass: Vec<String>,
     /// Log filter, as `RUST_LOG`.
     pub log: String,
     /// Logs as JSON lines.
@@ -96,6 +101,8 @@ struct Raw {
     cgroup_root: Option<PathBuf>,
     mode: Option<String>,
     fail_closed_after: Option<String>,
+    unbrokered: Option<String>,
+    break_glass: Option<Vec<String>>,
     log: RawLog,
     sessions: RawSessions,
     spool: RawSpool,
@@ -183,6 +190,19 @@ impl Raw {
                 None
             }
         };
+        let unbrokered = match self.unbrokered.as_deref() {
+            None | Some("record") => Wanted::Record,
+            Some("enforce") => Wanted::Enforce,
+            Some("off") => Wanted::Off,
+            Some(other) => {
+                faults.push(format!("unbrokered = `{other}`: must be `record`, `enforce` or `off`"));
+                Wanted::Record
+            }
+        };
+        let break_glass = self.break_glass.unwrap_or_else(|| vec!["root".into()]);
+        if break_glass.iter().any(String::is_empty) {
+            faults.push("break_glass: an account has no name".into());
+        }
         let log_json = match self.log.format.as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -218,6 +238,8 @@ impl Raw {
             pin_dir,
             cgroup_root: self.cgroup_root,
             mode,
+            unbrokered,
+            break_glass,
             log,
             log_json,
             sessions,
@@ -313,6 +335,17 @@ mod tests {
             .expect_err("it is wrong");
         let ConfigError::Faults(faults) = &error else { panic!("{error}") };
         assert_eq!(faults.len(), 7, "{error}");
+    }
+
+    #[test]
+    fn log_ins_outside_of_the_gateway_are_recorded_unless_said_otherwise() {
+        let config = parse("").expect("it is good");
+        assert_eq!((config.unbrokered, config.break_glass), (Wanted::Record, vec!["root".to_owned()]));
+        let config = parse("unbrokered = 'enforce'\nbreak_glass = []").expect("it is good");
+        assert_eq!((config.unbrokered, config.break_glass), (Wanted::Enforce, Vec::new()));
+        let error = parse("unbrokered = 'deny'\nbreak_glass = ['']").expect_err("it is wrong");
+        let ConfigError::Faults(faults) = &error else { panic!("{error}") };
+        assert_eq!(faults.len(), 2, "{error}");
     }
 
     #[test]

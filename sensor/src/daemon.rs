@@ -23,6 +23,8 @@ use crate::lineage::Lineage;
 use crate::policies::Policies;
 use crate::records::{Recorder, message_record};
 use crate::sessions::{Sessions, Settings};
+use crate::status::Reporter;
+use crate::unbrokered::{self, Unbrokered};
 use crate::spool::{Spool, SpoolError};
 use crate::uplink::{Link, Uplink};
 
@@ -80,6 +82,8 @@ pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> 
         .map_err(|error| DaemonError::Setup(std::io::Error::other(error)))?;
     let ((kernel, started), found) = (started.0?, started.1);
     let kernel = Arc::new(kernel);
+    // Started by hand from a log-in outside of the gateway it carries that one's tag, and would hand it on.
+    kernel.untag(std::process::id())?;
     kernel.guard(std::process::id())?;
     tracing::info!(mode = %started.mode, adopted = started.adopted, host = credentials.host, "the kernel enforces");
 
@@ -92,11 +96,29 @@ pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> 
     let policies = Arc::new(policies);
     let uplink = Uplink::new();
     let settings = settings(&config, &credentials)?;
-    let sessions = Sessions::new(settings, kernel.clone(), policies.clone(), spool.clone(), uplink.clone());
+    let unbrokered = unbrokered::Settings {
+        host: credentials.host.clone(),
+        run_dir: config.run_dir.clone(),
+        wanted: config.unbrokered,
+        break_glass: config.break_glass.clone(),
+    };
+    let unbrokered = Unbrokered::new(unbrokered, kernel.clone(), policies.clone(), spool.clone());
+    let sessions = Sessions::new(
+        settings,
+        kernel.clone(),
+        policies.clone(),
+        spool.clone(),
+        uplink.clone(),
+        unbrokered.clone(),
+    );
     sessions
         .restore()
         .await
         .map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
+    let logins = unbrokered.clone();
+    tokio::task::spawn_blocking(move || logins.start())
+        .await
+        .map_err(|error| DaemonError::Setup(std::io::Error::other(error)))?;
     let how = if started.adopted { "took over running enforcement" } else { "loaded its kernel programs" };
     let text = format!("sensor {} started and {how}; mode {}", env!("CARGO_PKG_VERSION"), started.mode);
     spool.append(vec![message_record(Kind::Sensor, &credentials.host, text)]).await?;
@@ -116,6 +138,8 @@ pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> 
         names: policies.names().clone(),
         pulse,
         sessions: sessions.clone(),
+        unbrokered,
+        reporter: Reporter::new(&config.run_dir),
         policies: policies.clone(),
         spool: spool.clone(),
         host: credentials.host.clone(),

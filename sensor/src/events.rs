@@ -19,6 +19,8 @@ use crate::processes;
 use crate::records::{Recorder, loss_record};
 use crate::sessions::Sessions;
 use crate::spool::{Spool, SpoolError};
+use crate::status::Reporter;
+use crate::unbrokered::{self, Unbrokered};
 
 use late::Late;
 
@@ -38,6 +40,10 @@ pub struct Pump {
     pub enricher: Enricher,
     /// Whose they are.
     pub sessions: Arc<Sessions>,
+    /// Log-ins outside of the gateway.
+    pub unbrokered: Arc<Unbrokered>,
+    /// What `doctor` is told.
+    pub reporter: Reporter,
     /// What decided.
     pub policies: Arc<Policies>,
     /// The names that the kernel knows.
@@ -88,6 +94,8 @@ impl Pump {
                 _ = tick.tick() => {
                     self.count_losses().await?;
                     self.sessions.tend().await;
+                    self.tend_logins().await?;
+                    self.reporter.write(&self.policies.version(), self.unbrokered.standing());
                     self.names.tend();
                     for (channel, line) in state.limiter.summaries(Instant::now()) {
                         self.summary(channel, &line);
@@ -126,6 +134,8 @@ impl Pump {
         let (answers, late) = self.enricher.ask(questions).await;
         let mut records = Vec::with_capacity(events.len());
         for (id, event) in (first..).zip(events) {
+            self.reporter.note(event);
+            records.extend(self.unbrokered.seen(event));
             let answer = answers.get(&id);
             let record = self.recorder.record(event, answer, &*self.sessions);
             if matches!(event, Event::Exec { .. }) {
@@ -174,7 +184,10 @@ impl Pump {
             if kill && !matches!(event, Event::Exec { .. } | Event::Fork { .. }) {
                 self.kill(head);
             }
-            if end_session && state.ending.insert(head.session) {
+            if end_session && unbrokered::is_number(head.session) {
+                let (logins, session, login) = (self.unbrokered.clone(), head.session, head.channel);
+                tokio::task::spawn_blocking(move || logins.end(session, login));
+            } else if end_session && state.ending.insert(head.session) {
                 let rule = generation.as_ref().and_then(|generation| generation.rules.get(usize::from(rule)));
                 let reason = rule.map_or_else(
                     || "a rule ends sessions that do this".to_owned(),
@@ -195,6 +208,16 @@ impl Pump {
         tokio::task::spawn_blocking(move || {
             processes::signal(&kernel, libc::SIGKILL, |task| task.tgid == tgid && task.session == session)
         });
+    }
+
+    /// Log-ins that are over are closed in the evidence.
+    async fn tend_logins(&self) -> Result<(), PumpError> {
+        let logins = self.unbrokered.clone();
+        let closed = tokio::task::spawn_blocking(move || logins.tend()).await.map_err(std::io::Error::other)?;
+        if !closed.is_empty() {
+            self.spool.append(closed).await?;
+        }
+        Ok(())
     }
 
     fn summary(&self, channel: u32, line: &str) {

@@ -26,6 +26,8 @@ pub mod refusals;
 mod relay;
 pub mod sessions;
 pub mod spool;
+pub mod status;
+pub mod unbrokered;
 pub mod uplink;
 
 pub mod clock;

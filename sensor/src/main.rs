@@ -18,6 +18,7 @@ use sallyport_sensor::{files, shepherd};
 const NOT_JOINED: u8 = 3;
 const BAD_CONFIG: u8 = 4;
 const CANNOT_ENFORCE: u8 = 5;
+const NEEDS_MENDING: u8 = 6;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -49,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(path) => {
             let config = Config::read(&path.config)?;
             start_logging(&config);
+            sallyport_sensor::unbrokered::forget_own_login();
             runtime()?.block_on(daemon::run(config, &path.config))?;
         }
         Command::Join(arguments) => do_join(&arguments)?,
@@ -60,6 +62,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print(&text)?;
             if !report.can_enforce() {
                 return Ok(ExitCode::from(CANNOT_ENFORCE));
+            }
+            if report.has_errors() {
+                return Ok(ExitCode::from(NEEDS_MENDING));
             }
         }
         Command::DefaultConfig => print(config::DEFAULT)?,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sallyport_contract::v1::PolicyBundle;
-use sallyport_policy::{Bundle, Policy, Principal, RuleInfo, SystemDenials};
+use sallyport_policy::{Answer, Bundle, Policy, Principal, Question, RuleInfo, SystemDenials};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -86,6 +86,20 @@ pub struct Current {
     pub version: String,
     /// Parsed.
     policy: Arc<Policy>,
+}
+
+impl Current {
+    /// A policy that comes with the sensor: its version is empty.
+    #[must_use]
+    pub fn built_in(policy: Policy) -> Self {
+        Self { version: String::new(), policy: Arc::new(policy) }
+    }
+
+    /// What it answers.
+    #[must_use]
+    pub fn decide(&self, question: &Question) -> Answer {
+        self.policy.decide(question)
+    }
 }
 
 impl std::fmt::Debug for Current {

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use sallyport_sensor_abi::{
     event::{Fork, cause, kind},
-    policy::{DENY, KILL, UNJUDGED},
-    session::Tag,
+    policy::{DENY, KILL, OBSERVED, UNJUDGED},
+    session::{SESSION_MONITORED, Tag},
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     judge::{self, Verdict, session},
     maps::{HOST, TASKS, mark, tag_of},
     read::{self, Address, Unreadable, offset},
+    unbrokered,
 };
 
 /// match-proto:v5.10:include/trace/events/sched.h:TP_PROTO(struct task_struct *parent, struct task_struct *child)
@@ -48,6 +49,17 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     if tgid == parent {
         return Ok(());
     }
+    let session = session(tag);
+    // SAFETY: an entry of an array map. Volatile: user space writes to it.
+    let monitored = session
+        .is_some_and(|session| unsafe { core::ptr::read_volatile(&raw const (*session).flags) } & SESSION_MONITORED != 0);
+    if monitored && unbrokered::crowded() {
+        // Nobody limits those who are only watched. The child goes on untagged, until it starts a program when there is
+        // room again.
+        let verdict = Verdict { word: OBSERVED | UNJUDGED, cause: cause::TOO_MANY_TASKS, generation: 0 };
+        report(tag, tgid, started, verdict);
+        return Ok(());
+    }
     // The child's first act may be to start a program, when the one that it runs now can be found no more.
     let (caller, caller_generation) = caller(tag);
     let child_tag = Tag { started, caller, caller_generation, ..*tag };
@@ -59,22 +71,23 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
                 // SAFETY: an entry of an array map; the counter is only accessed atomically.
                 unsafe {
                     add32(&raw mut (*host).tasks, 1);
-                    crowded |= core::ptr::read_volatile(&raw const (*host).tasks)
+                    crowded |= !monitored && core::ptr::read_volatile(&raw const (*host).tasks)
                         > core::ptr::read_volatile(&raw const (*host).task_limit);
                 }
             }
-            if let Some(session) = session(tag) {
+            if let Some(session) = session {
                 // SAFETY: as above.
                 unsafe {
                     add32(&raw mut (*session).tasks, 1);
-                    crowded |= core::ptr::read_volatile(&raw const (*session).tasks)
-                        > core::ptr::read_volatile(&raw const (*session).task_limit);
+                    crowded |= !monitored
+                        && core::ptr::read_volatile(&raw const (*session).tasks)
+                            > core::ptr::read_volatile(&raw const (*session).task_limit);
                 }
             }
         }
         // Already there: the programs are being replaced and the others were first.
         Err(-17) => return Ok(()),
-        Err(_) => crowded = true,
+        Err(_) => crowded = !monitored,
     }
     if crowded {
         refuse(tag, tgid, started, cause::TOO_MANY_TASKS);

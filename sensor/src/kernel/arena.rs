@@ -61,6 +61,11 @@ impl Arena {
         fits
     }
 
+    /// Takes exactly this region; false: some of it is taken, or does not exist.
+    pub(super) fn claim(&mut self, region: Region) -> bool {
+        self.take(region)
+    }
+
     /// Takes the first hole of `blocks` blocks.
     pub(super) fn allocate(&mut self, blocks: u32) -> Option<Region> {
         let (block, _) = self.holes().find(|(_, size)| *size >= blocks)?;

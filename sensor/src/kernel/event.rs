@@ -578,7 +578,7 @@ fn connect(body: &abi::Connect) -> Result<Connect, DecodeError> {
 }
 
 /// Events of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct KindCounters {
     /// Happened.
     pub seen: u64,

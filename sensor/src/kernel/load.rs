@@ -123,12 +123,12 @@ impl Kernel {
     }
 }
 
-fn open_data(pin_dir: &Path, name: &str) -> Result<MapData, KernelError> {
+pub(super) fn open_data(pin_dir: &Path, name: &str) -> Result<MapData, KernelError> {
     let path = pins::map(pin_dir, name);
     MapData::from_pin(&path).map_err(|source| KernelError::Pin { path, source: source.into() })
 }
 
-fn open_map(pin_dir: &Path, name: &str) -> Result<aya::maps::Map, KernelError> {
+pub(super) fn open_map(pin_dir: &Path, name: &str) -> Result<aya::maps::Map, KernelError> {
     let path = pins::map(pin_dir, name);
     aya::maps::Map::from_map_data(open_data(pin_dir, name)?)
         .map_err(|source| KernelError::Pin { path, source: source.into() })

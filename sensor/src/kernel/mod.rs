@@ -22,6 +22,7 @@ mod probe;
 mod question;
 mod ring;
 mod sessions;
+mod state;
 mod stats;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ pub use probe::{KernelFacts, ModeFacts, probe};
 pub use question::Questions;
 pub use ring::EventStream;
 pub use sessions::{OpenSession, TaggedTask};
+pub use state::{Fill, KindLoss, PinnedState, inspect};
 pub use stats::ProgramStats;
 
 use mapped::Mapped;

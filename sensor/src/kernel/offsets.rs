@@ -141,6 +141,12 @@ pub(super) fn read() -> Result<Offsets, OffsetError> {
     })
 }
 
+/// Whether the running kernel has a function of that name that BTF describes.
+pub(super) fn has_function(name: &str) -> bool {
+    let types = Btf::from_file(VMLINUX).ok().and_then(|btf| btf.resolve_types_by_name(name).ok());
+    types.is_some_and(|types| types.iter().any(|found| matches!(found, Type::Func(_))))
+}
+
 /// Offset in bytes of a field of the structure of that name, looking into anonymous members.
 pub(super) fn field_offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
     // A name can be a structure, a typedef and a function at once.

@@ -32,6 +32,20 @@ pub(super) fn open(pin_dir: &Path) -> Result<PinLock, KernelError> {
     Ok(PinLock { _folder: lock })
 }
 
+/// Whether a process is in charge of the folder now. Takes no lock, which would be in the way of one that starts.
+pub(super) fn in_charge(pin_dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(meta) = std::fs::metadata(pin_dir) else { return false };
+    let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
+    // `1: FLOCK  ADVISORY  WRITE 812 00:1b:4711 0 EOF`
+    let place = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        line.contains(" FLOCK ") && fields.any(|field| field == place)
+    })
+}
+
 /// `maps/NAME`.
 pub(super) fn map(pin_dir: &Path, name: &str) -> PathBuf {
     pin_dir.join("maps").join(name)

@@ -94,7 +94,7 @@ impl Policies {
 }
 
 /// A damaged header cannot reach beyond the arena in the kernel, but could read another policy's tables.
-fn check(header: &PolicyHeader, words: &[u32]) -> Result<(), KernelError> {
+pub(super) fn check(header: &PolicyHeader, words: &[u32]) -> Result<(), KernelError> {
     let inside = |index: u32, rows: u64| u64::from(index) + rows <= words.len() as u64;
     let automaton = |automaton: &Automaton| {
         automaton.stride > 0

@@ -13,16 +13,24 @@ pub struct KernelFacts {
     pub btf: bool,
     /// Active security modules, in order; empty if that could not be read.
     pub lsms: Vec<String>,
+    /// The kernel is built with BPF LSM, whether it is on or not.
+    pub lsm_built: bool,
     /// `none`, `integrity` or `confidentiality`, if that could be read.
     pub lockdown: Option<String>,
     /// Where a cgroup2 hierarchy is mounted.
     pub cgroup2: Option<PathBuf>,
+    /// The kernel keeps login uids (`CONFIG_AUDIT`).
+    pub audit: bool,
+    /// The kernel takes seccomp filters.
+    pub seccomp: bool,
     /// This sensor contains its kernel programs.
     pub has_object: bool,
     /// Running as root; what needs it could be tried.
     pub root: bool,
     /// The mode that would be chosen; `None`: no session can be enforced here.
     pub mode: Option<Mode>,
+    /// What is not judged in LSM mode since this kernel lacks the hook, one phrase each.
+    pub not_judged: Vec<String>,
     /// LSM mode.
     pub lsm: ModeFacts,
     /// Tracepoint mode.
@@ -75,8 +83,11 @@ pub fn probe() -> KernelFacts {
         release: release(),
         btf,
         lsms: lsms().unwrap_or_default(),
+        lsm_built: offsets::has_function("bpf_lsm_bprm_check_security"),
         lockdown: lockdown(),
         cgroup2: mounts::cgroup2(),
+        audit: crate::unbrokered::has_audit(),
+        seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         has_object,
         root,
         mode: match (lsm_works, tracepoint_works) {
@@ -84,6 +95,7 @@ pub fn probe() -> KernelFacts {
             (false, true) => Some(Mode::Tracepoint),
             (false, false) => None,
         },
+        not_judged: super::hooks::not_judged().into_iter().map(str::to_owned).collect(),
         lsm: ModeFacts { works: lsm_works, obstacles: lsm_obstacles, limits: lsm_limits() },
         tracepoint: ModeFacts {
             works: tracepoint_works,

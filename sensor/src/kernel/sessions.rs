@@ -98,6 +98,18 @@ impl Kernel {
         Ok(())
     }
 
+    /// Has a session only watched from now on (nothing is denied), or judged again.
+    pub fn set_session_monitored(&self, number: u64, monitored: bool) -> Result<(), KernelError> {
+        let slot = self.slot(number).ok_or(KernelError::NoSession(number))?;
+        let flags = self.word(slot, offset_of!(Session, flags));
+        if monitored {
+            flags.fetch_or(SESSION_MONITORED, Ordering::SeqCst);
+        } else {
+            flags.fetch_and(!SESSION_MONITORED, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
     /// Denies every exec and connection of a session from now on.
     pub fn seal_session(&self, number: u64) -> Result<(), KernelError> {
         let slot = self.slot(number).ok_or(KernelError::NoSession(number))?;

@@ -26,6 +26,7 @@ use crate::policies::{Generation, Policies, PolicyError};
 use crate::records::{Context, Owner, message_record};
 use crate::shepherd::protocol::Command;
 use crate::spool::Spool;
+use crate::unbrokered::Unbrokered;
 use crate::uplink::Uplink;
 
 pub use start::Refusal;
@@ -70,6 +71,7 @@ pub struct Sessions {
     policies: Arc<Policies>,
     spool: Spool,
     uplink: Uplink,
+    unbrokered: Arc<Unbrokered>,
     tables: Mutex<Tables>,
     /// Starting reads, replacing the policy writes: no session starts under a policy that is being replaced.
     gate: RwLock<()>,
@@ -128,9 +130,10 @@ impl Sessions {
         policies: Arc<Policies>,
         spool: Spool,
         uplink: Uplink,
+        unbrokered: Arc<Unbrokered>,
     ) -> Arc<Self> {
         let (tables, gate) = (Mutex::default(), RwLock::new(()));
-        Arc::new(Self { settings, kernel, policies, spool, uplink, tables, gate })
+        Arc::new(Self { settings, kernel, policies, spool, uplink, unbrokered, tables, gate })
     }
 
     /// The channels that are alive, for the gateway.
@@ -165,10 +168,13 @@ impl Sessions {
                     this.policies.compiled(&current, &file.principal, &file.local_user)?,
                 ));
             }
+            // Log-ins outside of the gateway follow as far as they can: nobody's push fails because of them.
+            let logins = this.unbrokered.prepare(Some(&current));
             this.policies.keep(&bundle, current)?;
             for (number, slot) in swaps {
                 this.swap(number, slot);
             }
+            this.unbrokered.commit(logins);
             this.policies.sweep();
             Ok(())
         });
@@ -260,8 +266,10 @@ impl Sessions {
 impl Context for Sessions {
     fn owner(&self, session: u64, channel: u32) -> Option<Owner> {
         let tables = self.tables();
-        let (file, _) = tables.known.get(&session)?;
-        Some(file.owner(channel))
+        match tables.known.get(&session) {
+            Some((file, _)) => Some(file.owner(channel)),
+            None => self.unbrokered.owner(session, channel),
+        }
     }
 
     fn generation(&self, generation: u64) -> Option<Arc<Generation>> {

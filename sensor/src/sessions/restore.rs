@@ -8,6 +8,7 @@ use sallyport_evidence::record::Kind;
 use super::{Live, SessionFile, Sessions, attend};
 use crate::files;
 use crate::processes;
+use crate::unbrokered;
 
 impl Sessions {
     /// Takes over what an earlier sensor left running. Must be done before orders are taken.
@@ -18,7 +19,9 @@ impl Sessions {
         let sessions = self.settings.run_dir.join("sessions");
         files::private_dir(&sessions)?;
         files::private_dir(&self.settings.run_dir.join("channels"))?;
-        let in_kernel = self.kernel.sessions();
+        let mut in_kernel = self.kernel.sessions();
+        // Those of log-ins outside of the gateway are known by their numbers.
+        in_kernel.retain(|session| !unbrokered::is_number(session.number));
         let sealed: HashSet<u64> =
             in_kernel.iter().filter(|session| session.sealed).map(|s| s.number).collect();
         let in_kernel: HashSet<u64> = in_kernel.iter().map(|session| session.number).collect();

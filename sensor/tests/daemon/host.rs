@@ -18,25 +18,24 @@ fn program() -> Command {
 
 impl Host {
     pub(crate) fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With further settings, of the configuration's top. Unless they speak of it, log-ins (of other tests that run at the
+    /// same time) are not looked at.
+    pub(crate) fn with(settings: &str) -> Self {
+        let logins = if settings.contains("unbrokered") { "" } else { "unbrokered = 'off'" };
         let folder = tempfile::Builder::new().prefix("sp").tempdir().expect("a folder");
         let name = folder.path().file_name().expect("a name").to_string_lossy().into_owned();
         let pins = PathBuf::from("/sys/fs/bpf").join(format!("sallyport-test-{name}"));
         let config = folder.path().join("sensor.toml");
         let text = format!(
-            "state_dir = '{0}/state'\nrun_dir = '{0}/run'\npin_dir = '{1}'\n[log]\nfilter = 'info'\n[sessions]\nhangup_grace = '500ms'\nreattach_grace = '20s'\n",
+            "state_dir = '{0}/state'\nrun_dir = '{0}/run'\npin_dir = '{1}'\n{logins}\n{settings}\n[log]\nfilter = 'info'\n[sessions]\nhangup_grace = '500ms'\nreattach_grace = '20s'\n",
             folder.path().display(),
             pins.display()
         );
         std::fs::write(&config, text).expect("the configuration");
         Self { folder, config, sensor: None }
-    }
-
-    /// With a line more at the start of its configuration.
-    pub(crate) fn with(line: &str) -> Self {
-        let host = Self::new();
-        let text = std::fs::read_to_string(&host.config).expect("the configuration");
-        std::fs::write(&host.config, format!("{line}\n{text}")).expect("the configuration");
-        host
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -78,14 +77,26 @@ impl Host {
     }
 
     pub(crate) fn start(&mut self) {
+        let mut command = program();
+        command.args(["run", "--config"]).arg(&self.config);
+        self.spawn(command);
+    }
+
+    /// As somebody with this login uid would from a shell.
+    pub(crate) fn start_from_login(&mut self, uid: u32) {
+        let mut command = Command::new("/bin/bash");
+        let script = format!("echo {uid} >/proc/self/loginuid && exec \"$@\"");
+        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_sallyport-sensor"), "run", "--config"]).arg(&self.config);
+        self.spawn(command);
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.folder.path().join("log"))
             .expect("log");
-        let sensor = program()
-            .args(["run", "--config"])
-            .arg(&self.config)
+        let sensor = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

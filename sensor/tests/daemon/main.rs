@@ -5,6 +5,7 @@
 mod evidence;
 mod gateway;
 mod host;
+mod logins;
 mod survival;
 
 use std::time::Duration;

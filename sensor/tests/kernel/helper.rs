@@ -85,9 +85,23 @@ fn operate(words: &[&str]) -> Outcome {
             let mut text = String::new();
             TcpStream::connect(address())?.read_to_string(&mut text).map(drop)
         }
+        "start-kernel" => start_kernel(words[1], words[2]),
         "datagrams" => datagrams(words[1].parse().expect("a number"), words[2].parse().expect("a number")),
         other => crate::attack::operate(words).unwrap_or_else(|| panic!("no operation `{other}`")),
     }
+}
+
+/// Starts and adopts as a sensor does, and ends: what it pinned stays.
+fn start_kernel(mode: &str, pins: &str) -> Outcome {
+    use sallyport_sensor::kernel::{Kernel, KernelOptions, Mode};
+    let mode = match mode {
+        "lsm" => Some(Mode::Lsm),
+        "tracepoint" => Some(Mode::Tracepoint),
+        _ => None,
+    };
+    let options = KernelOptions { pin_dir: pins.into(), cgroup_root: None, mode };
+    let started = Kernel::start(&options);
+    started.map(drop).map_err(|error| std::io::Error::other(crate::host::chain(&error)))
 }
 
 /// Numbers that look random and are the same each time (an LCG of Knuth's).

@@ -4,12 +4,14 @@
 
 mod attack;
 mod exec;
+mod faults;
 mod files;
 mod guard;
 mod helper;
 mod host;
 mod lineage;
 mod listen;
+mod logins;
 mod network;
 mod sessions;
 mod survival;

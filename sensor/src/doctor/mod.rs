@@ -1,5 +1,7 @@
 //! `sallyport-sensor doctor`: what this host can enforce and what it cannot, in words or as JSON.
 
+mod findings;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -7,8 +9,11 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::credentials::{Credentials, CredentialsError};
-use crate::kernel::{KernelFacts, Mode, ModeFacts, probe};
+use crate::kernel::{KernelFacts, Mode, ModeFacts, PinnedState, inspect, probe};
 use crate::refusals::{self, Means};
+use crate::status::Status;
+
+pub use findings::{Finding, Level};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -23,6 +28,12 @@ pub struct Report {
     pub gateway: Option<String>,
     /// This host's name there.
     pub host: Option<String>,
+    /// What is loaded in the kernel now.
+    pub pinned: Option<PinnedState>,
+    /// What the running sensor says of itself.
+    pub status: Option<Status>,
+    /// What it all means, worst first.
+    pub findings: Vec<Finding>,
     /// What stands in the way of running now.
     pub problems: Vec<String>,
 }
@@ -54,14 +65,34 @@ impl Report {
         if !config.sessions.sftp_server.iter().any(|path| path.is_file()) {
             problems.push("no sftp-server was found, so sftp and newer scp will be refused".into());
         }
+        let pinned = if kernel.root {
+            inspect(&config.pin_dir).unwrap_or_else(|error| {
+                problems.push(format!(
+                    "what is loaded in the kernel cannot be looked at: {}",
+                    crate::uplink::chain(&error)
+                ));
+                None
+            })
+        } else {
+            None
+        };
+        let status = Status::read(&config.run_dir);
+        let findings = findings::all(config, &kernel, chosen, pinned.as_ref(), status.as_ref());
         let gateway = credentials.as_ref().map(|credentials| credentials.gateway.clone());
-        Self { kernel, chosen, why, gateway, host: credentials.map(|credentials| credentials.host), problems }
+        let host = credentials.map(|credentials| credentials.host);
+        Self { kernel, chosen, why, gateway, host, pinned, status, findings, problems }
     }
 
     /// Whether sessions can be enforced here.
     #[must_use]
     pub fn can_enforce(&self) -> bool {
         self.chosen.is_some()
+    }
+
+    /// Whether something is wrong that somebody must mend now.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.level == Level::Error)
     }
 
     /// For people.
@@ -81,16 +112,54 @@ impl Report {
         let _ = writeln!(out, "security modules {lsms}");
         let _ = writeln!(out, "lockdown         {}", kernel.lockdown.as_deref().unwrap_or("unknown"));
         let _ = writeln!(out, "cgroup2          {cgroup}");
+        let audit = if kernel.audit { "yes" } else { "no: log-ins outside of the gateway cannot be seen" };
+        let _ = writeln!(out, "audit login uids {audit}");
         let chosen = self.chosen.map_or_else(|| "none".into(), |mode| mode.to_string());
         let _ = writeln!(out, "\nmode             {chosen}: {}", self.why);
         for (name, facts) in [("lsm", &kernel.lsm), ("tracepoint", &kernel.tracepoint)] {
             mode_text(&mut out, name, facts);
+        }
+        if let Some(pinned) = &self.pinned {
+            pinned_text(&mut out, pinned);
+        }
+        let _ = writeln!(out, "\nfindings");
+        for finding in &self.findings {
+            let level = match finding.level {
+                Level::Error => "ERROR",
+                Level::Warning => "warning",
+                Level::Note => "note",
+            };
+            let Finding { id, what, why, todo, .. } = finding;
+            let _ = writeln!(out, "  {level} [{id}] {what}\n      why:   {why}\n      to do: {todo}");
         }
         if !self.problems.is_empty() {
             let _ = writeln!(out, "\nto be done");
             list(&mut out, "", &self.problems);
         }
         out
+    }
+}
+
+fn pinned_text(out: &mut String, pinned: &PinnedState) {
+    let mode = pinned.mode.map_or_else(|| "unknown".into(), |mode| mode.to_string());
+    let sensor = if pinned.in_charge { "a sensor is in charge" } else { "no sensor is running" };
+    let _ = writeln!(out, "\nloaded           {mode} mode, maps of version {}; {sensor}", pinned.abi);
+    let seconds = |ns: u64| ns / 1_000_000_000;
+    let grace = pinned.grace_ns.map_or_else(|| "never".into(), |ns| format!("after {} s", seconds(ns)));
+    if let Some(silent) = pinned.silent_ns {
+        let _ = writeln!(out, "sign of life     {} s ago; sessions fail closed {grace}", seconds(silent));
+    }
+    for fill in &pinned.fill {
+        let _ = writeln!(out, "  {:<24} {:>9} of {}", fill.what, fill.used, fill.limit);
+    }
+    for events in &pinned.events {
+        let _ = writeln!(
+            out,
+            "  {:<24} {:>9} seen, {} lost",
+            format!("{} events", events.kind),
+            events.counters.seen,
+            events.counters.lost
+        );
     }
 }
 
