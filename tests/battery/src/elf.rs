@@ -58,7 +58,7 @@ mod tests {
             let (program, made) = (folder.join(name), folder.join(format!("made-by-{name}")));
             let made_text = made.to_str().expect("text");
             std::fs::write(&program, super::program(fixed.then_some(made_text))).expect("write");
-            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("mode");
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
             let status = std::process::Command::new(&program).arg(made_text).status().expect("run");
             assert!(status.success() && made.exists());
         }
