@@ -24,6 +24,10 @@ pub(crate) struct BenchArguments {
     /// Of `kernel`: the LSM hooks as well, on this Debian kernel in QEMU; ratios only
     #[arg(long, value_name = "SERIES")]
     lsm: Option<String>,
+    /// Builds without optimisation, as the tests have them (`beside` and `product`: those that were built last). What runs in
+    /// the kernel is the same
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +63,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     if wanted(What::Kernel) {
         ebpf::ensure_toolchain(&places::root())?;
         ebpf::build(&places::root(), true)?;
-        let program = kernel_program()?;
+        let program = kernel_program(arguments.quick)?;
         let mut figures = String::new();
         missed = kernel(arguments, &program, &mut figures)?;
         if let Some(series) = &arguments.lsm {
@@ -69,9 +73,12 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     }
     if wanted(What::Beside) || wanted(What::Product) {
         let release = build::BuildArguments { release: true, ..build::BuildArguments::default() };
-        let programs = build::run(&release)?;
+        let programs = if arguments.quick { places::programs(false) } else { build::run(&release)? };
+        let note = "Our programs outside of the kernel are unoptimised builds here.\n\n";
+        let note = if arguments.quick { note } else { "" };
         for what in [What::Beside, What::Product].into_iter().filter(|what| wanted(*what)) {
-            sections.insert(what.title(), product(arguments, &programs, what)?);
+            let figures = product(arguments, &programs, what)?;
+            sections.insert(what.title(), format!("{note}{figures}"));
         }
     }
     if arguments.only.is_none() {
@@ -101,9 +108,12 @@ impl std::fmt::Display for Missed {
 impl std::error::Error for Missed {}
 
 /// Builds the benchmark of the kernel programs, and says where it is.
-fn kernel_program() -> Result<PathBuf> {
+fn kernel_program(quick: bool) -> Result<PathBuf> {
     let mut build = run::cargo();
     build.args(["bench", "--locked", "--package", "sallyport-sensor", "--bench", "kernel", "--no-run"]);
+    if quick {
+        build.args(["--profile", "dev"]);
+    }
     run::loud("build the benchmark of the kernel programs", &mut build)?;
     let listed = run::output(build.args(["--message-format", "json"]))?;
     listed
