@@ -3,6 +3,8 @@
 
 mod asks;
 mod cedar;
+#[path = "../kernel/attack.rs"]
+mod attack;
 #[path = "../kernel/helper.rs"]
 mod helper;
 #[path = "../kernel/host.rs"]
