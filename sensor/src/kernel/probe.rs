@@ -170,25 +170,25 @@ fn lsm_limits() -> Vec<String> {
 /// What a mode does not stop. Only what is true of this version.
 fn limits(mode: Mode) -> Vec<String> {
     let both = [
-        "files, mounts, ptrace, kernel modules and bpf() are not judged in this version",
-        "listening for connections and accepting them is not judged in this version, only making connections and sending datagrams is",
-        "a program is judged by its path and arguments, not by its content: a forbidden program copied to a permitted path runs, so permit folders that the session's user cannot write to",
-        "what a permitted interpreter is told to do by a script, by its standard input or by a library is not judged as a program",
-        "a program started by `ld.so /path/to/it` is judged as `ld.so` with that path as an argument",
-        "work that a daemon outside the session does on request (systemd-run, at, cron, docker) is not judged",
-        "a socket that was connected outside the session and handed to it can be used",
-        "root in a session can change the kernel itself (modules, kexec) unless that is locked down",
+        "accepting connections is not judged, only making and awaiting them is",
+        "programs and files are judged by path, not by content: a copy of a forbidden program at a permitted path runs, so permit folders that the session's user cannot write to",
+        "what a permitted interpreter is told to do by a script, by its standard input or by a library is not judged as a program, only by what the interpreter then does",
+        "a service outside of the session that may be asked over a permitted socket or connection acts as itself",
         "ICMP sockets are allowed only if the policy allows ICMP to every address",
     ];
     let own: &[&str] = match mode {
         Mode::Lsm => &[
             "rules on arguments are enforced by killing the program before its first instruction, all others by refusing the call",
             "rules on the arguments of a script are judged on the interpreter's arguments",
+            "extended attributes are judged by the file's path on the first mount of its file system",
         ],
         Mode::Tracepoint => &[
             "a forbidden program is killed before its first instruction; its file has been opened and mapped by then, and its parent sees it die by SIGKILL instead of an error",
             "a script is judged only as its interpreter, with the script's path as an argument",
+            "files, code mapped from files, Unix sockets and descriptors passed in are not judged",
+            "of what is asked of the system, a session gives up beforehand what policy forbids to all programs; the rest is not judged, and a policy pushed later changes nothing of it in running channels",
             "packet, vsock, AF_ALG, XDP and other sockets outside of IPv4 and IPv6 are not refused; most of them need root",
+            "listening on a socket that was not bound is not judged",
         ],
     };
     both.iter().chain(own).copied().map(str::to_owned).collect()
