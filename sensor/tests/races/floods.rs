@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use sallyport_sensor::kernel::{Event, KindCounters, Mode};
+use sallyport_sensor::kernel::{Destination, Event, KindCounters, Mode};
 
 use crate::addresses::{Listener, deny_ports};
 use crate::forks::Shared;
@@ -73,7 +73,8 @@ impl Flood {
             ("exec", self.execs, received.exec, counters.exec),
             // The generator itself, too.
             ("exit", self.forks + self.execs + 1, received.exit, counters.exit),
-            ("connect", self.datagrams, received.connect, counters.connect),
+            // The generator binds its socket, too.
+            ("connect", self.datagrams + 1, received.connect, counters.connect),
             // Programs open files, too, which the generator cannot count.
             (
                 "file",
@@ -209,7 +210,9 @@ fn check_acts(host: &Host, events: &[Event]) {
         .iter()
         .filter(of_two)
         .filter_map(|event| match event {
-            Event::Connect { head, .. } => Some(head.judgement.is_denied()),
+            Event::Connect { head, connect } if matches!(connect.destination, Destination::Datagram(..)) => {
+                Some(head.judgement.is_denied())
+            }
             _ => None,
         })
         .collect();
