@@ -1,6 +1,7 @@
 //! `cargo xtask vm battery`: the battery of bypasses on Debian kernels in QEMU and on this machine, as one table.
 //!
-//! A run of all of it writes docs/battery.md. The verdict of a row is the battery's own; this only holds the columns together.
+//! Every kernel's last whole run is kept in the cache, and docs/battery.md is written from those. The verdict of a row is the
+//! battery's own; this only holds the columns together.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,8 +43,10 @@ pub(crate) struct BatteryArguments {
 const ROW: &str = "battery-row: ";
 /// Starts its last line.
 const END: &str = "battery-end: ";
-/// What a whole run writes.
+/// What every whole run of a kernel writes.
 const PAGE: &str = "docs/battery.md";
+/// The column of this machine.
+const HERE: &str = "this machine";
 const PROGRAM: &str = "sallyport-battery";
 
 /// One kernel's results.
@@ -54,6 +57,8 @@ struct Column {
     /// The kernel's package and version, or what the machine says of its kernel.
     kernel: String,
     mode: String,
+    /// When it was run, and on which commit.
+    run: String,
     rows: Vec<Value>,
     /// How many rows the battery says there are.
     expected: Option<u64>,
@@ -78,16 +83,16 @@ pub(crate) fn run(arguments: &BatteryArguments) -> Result<()> {
     if everything || arguments.native {
         columns.push(here(arguments)?);
     }
-    let date = time_of_day()?;
-    match arguments.json {
-        true => println!("{:#}", as_json(&columns, &date)),
-        false => print!("{}", table(&columns, &date)),
+    let run = this_run()?;
+    for column in &mut columns {
+        column.run.clone_from(&run);
     }
-    if everything && arguments.only.is_empty() {
-        let page = places::root().join(PAGE);
-        std::fs::create_dir_all(page.parent().context("the page's folder")?)?;
-        std::fs::write(&page, table(&columns, &date)).context("write the page")?;
-        run::say(format_args!("written: {PAGE}"));
+    match arguments.json {
+        true => println!("{:#}", Value::from_iter(columns.iter().map(Column::as_json))),
+        false => print!("{}", table(&columns)),
+    }
+    if arguments.only.is_empty() {
+        keep(&columns)?;
     }
     let failures = failures(&columns);
     if !failures.is_empty() {
@@ -133,8 +138,7 @@ fn on_kernel(name: &str, arguments: &BatteryArguments) -> Result<Column> {
 fn here(arguments: &BatteryArguments) -> Result<Column> {
     run::say("run the battery on this machine, in tracepoint mode");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut column =
-        Column { name: "this machine".to_owned(), kernel: release.trim().to_owned(), ..Column::default() };
+    let mut column = Column { name: HERE.to_owned(), kernel: release.trim().to_owned(), ..Column::default() };
     let output = Command::new(places::programs(false).join(PROGRAM))
         .args(options(arguments))
         .arg("--mode=tracepoint")
@@ -169,6 +173,29 @@ impl Column {
         }
     }
 
+    fn is_whole(&self) -> bool {
+        self.expected == Some(self.rows.len() as u64)
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "name": self.name, "kernel": self.kernel, "mode": self.mode, "run": self.run,
+            "totals": self.totals(), "rows": self.rows,
+        })
+    }
+
+    fn from_json(value: &Value) -> Self {
+        let rows = value["rows"].as_array().cloned().unwrap_or_default();
+        Self {
+            name: word(value, "name"),
+            kernel: word(value, "kernel"),
+            mode: word(value, "mode"),
+            run: word(value, "run"),
+            expected: Some(rows.len() as u64),
+            rows,
+        }
+    }
+
     fn row(&self, key: &(String, String)) -> Option<&Value> {
         self.rows.iter().find(|row| key_of(row) == *key)
     }
@@ -198,7 +225,7 @@ fn key_of(row: &Value) -> (String, String) {
 fn failures(columns: &[Column]) -> Vec<String> {
     let mut failures = Vec::new();
     for column in columns {
-        if column.expected != Some(column.rows.len() as u64) {
+        if !column.is_whole() {
             failures.push(format!(
                 "{}: {} rows came, {:?} were announced",
                 column.name,
@@ -223,17 +250,25 @@ fn failures(columns: &[Column]) -> Vec<String> {
     failures
 }
 
-fn as_json(columns: &[Column], date: &str) -> Value {
-    let columns: Vec<Value> = columns
-        .iter()
-        .map(|column| {
-            json!({
-                "name": column.name, "kernel": column.kernel, "mode": column.mode,
-                "totals": column.totals(), "rows": column.rows,
-            })
-        })
-        .collect();
-    json!({ "date": date, "columns": columns })
+/// Keeps whole columns, and writes the page from all that are kept.
+fn keep(columns: &[Column]) -> Result<()> {
+    let folder = places::cache().join("battery");
+    std::fs::create_dir_all(&folder)?;
+    let file = |name: &str| folder.join(format!("{}.json", name.replace(' ', "-")));
+    for column in columns.iter().filter(|column| column.is_whole()) {
+        std::fs::write(file(&column.name), column.as_json().to_string())?;
+    }
+    let mut all = Vec::new();
+    for name in kernels::SERIES.iter().map(|series| series.name).chain([HERE]) {
+        if let Ok(text) = std::fs::read_to_string(file(name)) {
+            all.push(Column::from_json(&serde_json::from_str(&text).context("read what was kept")?));
+        }
+    }
+    let page = places::root().join(PAGE);
+    std::fs::create_dir_all(page.parent().context("the page's folder")?)?;
+    std::fs::write(&page, table(&all)).context("write the page")?;
+    run::say(format_args!("written, with {} kernels: {PAGE}", all.len()));
+    Ok(())
 }
 
 /// Every technique of any column, in the battery's order.
@@ -249,11 +284,12 @@ fn keys(columns: &[Column]) -> Vec<(String, String)> {
 }
 
 /// The page: what was run, totals, and a table for each group. Lost rows are as visible as the others.
-fn table(columns: &[Column], date: &str) -> String {
+fn table(columns: &[Column]) -> String {
     let mut page = String::from(INTRODUCTION);
-    let _ = writeln!(page, "Written by the run of {date}.\n");
-    page.push_str("| column | kernel | mode | blocked | killed | lost | lost, claimed | broken | n/a |\n");
-    page.push_str("|---|---|---|---|---|---|---|---|---|\n");
+    page.push_str(
+        "| column | kernel | mode | blocked | killed | lost | lost, claimed | broken | n/a | run |\n",
+    );
+    page.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
     for column in columns {
         let totals = column.totals();
         let total = |key: &str| totals.get(key).copied().unwrap_or(0);
@@ -261,11 +297,12 @@ fn table(columns: &[Column], date: &str) -> String {
             ["blocked", "killed", "lost", "lost, claimed", "broken", "na"].map(|key| total(key).to_string());
         let _ = writeln!(
             page,
-            "| {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
             column.name,
             column.kernel,
             column.mode,
-            counts.join(" | ")
+            counts.join(" | "),
+            column.run
         );
     }
     let keys = keys(columns);
@@ -311,8 +348,13 @@ fn cell(row: Option<&Value>, notes: &mut Vec<String>) -> String {
     format!("{verdict} [{}]", number + 1)
 }
 
-fn time_of_day() -> Result<String> {
-    Ok(run::output(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?.trim().to_owned())
+/// `2026-01-31 12:00 UTC, 0123abc`
+fn this_run() -> Result<String> {
+    let date = run::output(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?;
+    let commit = run::output(
+        Command::new("git").current_dir(places::root()).args(["describe", "--always", "--dirty"]),
+    );
+    Ok(format!("{}, {}", date.trim(), commit.unwrap_or_default().trim()))
 }
 
 const INTRODUCTION: &str = "# The battery of bypasses
@@ -365,13 +407,10 @@ mod tests {
 
     #[test]
     fn the_table_has_every_column_and_shows_what_is_lost() {
-        let page = table(
-            &[
-                column("6.1", &[("a", "lost", true)]),
-                column("6.12", &[("a", "killed", true), ("b", "na", true)]),
-            ],
-            "today",
-        );
+        let page = table(&[
+            column("6.1", &[("a", "lost", true)]),
+            column("6.12", &[("a", "killed", true), ("b", "na", true)]),
+        ]);
         assert!(page.contains("| a | **LOST** | killed |"), "{page}");
         assert!(page.contains("| b |  | n/a |"), "{page}");
     }

@@ -15,6 +15,10 @@ use crate::{
 };
 
 const MS_MOVE: u32 = 8192;
+const MS_REMOUNT: u32 = 32;
+const MS_BIND: u32 = 4096;
+/// `MS_UNBINDABLE`, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`.
+const PROPAGATION: u32 = 0b1111 << 17;
 
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, sb_mount, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)
 #[lsm(hook = "sb_mount")]
@@ -25,6 +29,10 @@ pub fn sally_mount(ctx: LsmContext) -> i32 {
     let flags = ctx.arg::<u64>(3) as u32;
     if flags & MS_MOVE != 0 {
         return refuse(MOUNT, flags);
+    }
+    // As the kernel reads the flags: this mounts nothing. `unshare --mount` does it to `/`, which must not be covered.
+    if flags & (MS_REMOUNT | MS_BIND) == 0 && flags & PROPAGATION != 0 {
+        return ask(MOUNT, flags);
     }
     onto(argument(&ctx, 1), MOUNT, flags)
 }

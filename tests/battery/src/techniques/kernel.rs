@@ -138,7 +138,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         // KEY_SPEC_USER_KEYRING
         key(-4)?;
         say()
-    }),
+    })
+    .unclaimed("the user's own keyring is the session's own, too"),
     asked("io_uring with a polling thread", |_| {
         let file = crate::uring::open(root("permitted/file"), libc::O_RDONLY, crate::uring::How::Poller)?;
         drop(file);

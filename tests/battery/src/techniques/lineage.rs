@@ -113,7 +113,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             ran
         })
     })
-    .group("lineage"),
+    .group("lineage")
+    .always(),
     Technique::exec("another login uid", |_| {
         in_child(|| {
             std::fs::write("/proc/self/loginuid", "4242")?;

@@ -105,7 +105,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let text = std::fs::read(format!("/proc/{}/environ", stage.victim))?;
         if text.is_empty() { Err(Error::other("nothing there")) } else { std::fs::write("marker", "") }
     })
-    .lsm_only("it is a file of the kernel's, and files have no hook in tracepoint mode")
+    .unclaimed("it reads and does not trace: forbid read_file below /proc")
     .happened(|stage| stage.marker().exists()),
     traced("pidfd_getfd of an untagged process's file", |stage| {
         let process = pidfd(stage)?;
@@ -146,7 +146,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         std::fs::write(format!("{folder}/cgroup.kill"), "1")
     })
     .prepare(|_| remove_cgroup())
-    .unclaimed("a file of the kernel's: forbid write_file below /sys/fs/cgroup"),
+    .lsm_only("files have no hook in tracepoint mode that comes in time")
+    .always(),
     killed("a frozen cgroup", |stage| {
         let folder = cgroup_of_victim(stage)?;
         std::fs::write(format!("{folder}/cgroup.freeze"), "1")
@@ -158,7 +159,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
                 .is_ok_and(|text| text.trim() == "1")
         })
     })
-    .unclaimed("a file of the kernel's: forbid write_file below /sys/fs/cgroup"),
+    .lsm_only("files have no hook in tracepoint mode that comes in time")
+    .always(),
     killed("the priority of an untagged process", |stage| {
         call(libc::SYS_setpriority, &[0, victim(stage), 15]).map(drop)
     })
