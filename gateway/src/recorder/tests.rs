@@ -1,7 +1,7 @@
 //! The log: durable, in order, exactly once, with its losses counted, and refusing what is not sound.
 
+use super::*;
 use reader::Filter;
-use sallyport_evidence::record::Source;
 use sallyport_evidence::record::{Decision, Outcome, Session, Source};
 
 fn open(dir: &Path) -> Recorder {
