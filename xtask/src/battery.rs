@@ -138,7 +138,11 @@ fn on_kernel(name: &str, arguments: &BatteryArguments) -> Result<Column> {
 fn here(arguments: &BatteryArguments) -> Result<Column> {
     run::say("run the battery on this machine, in tracepoint mode");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut column = Column { name: HERE.to_owned(), kernel: release.trim().to_owned(), ..Column::default() };
+    let mut column = Column {
+        name: HERE.to_owned(), // What follows the version is the builder's own name for it.
+        kernel: release.trim().split('-').next().unwrap_or_default().to_owned(),
+        ..Column::default()
+    };
     let output = Command::new(places::programs(false).join(PROGRAM))
         .args(options(arguments))
         .arg("--mode=tracepoint")
