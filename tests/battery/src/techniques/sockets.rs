@@ -120,13 +120,12 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         let mut own = address;
         own[4..8].copy_from_slice(&[127, 0, 0, 1]);
         std::fs::write("listening", own)?;
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        Ok(())
+        await_visit(&socket)
     })
     .by(Person::Allowlisted)
     .before(|stage| {
         let visit = || -> Outcome {
-            for _ in 0..100 {
+            for _ in 0..700 {
                 if let Ok(address) = std::fs::read("listening") {
                     connect(&socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, &address)?;
                     return std::fs::write(stage.marker(), "");
