@@ -42,7 +42,7 @@ pub(super) fn programs() -> impl Iterator<Item = (&'static str, Hook)> {
 }
 
 /// The programs that `mode` attaches on this kernel.
-fn wanted(mode: Mode) -> impl Iterator<Item = (&'static str, Hook)> {
+pub(super) fn wanted(mode: Mode) -> impl Iterator<Item = (&'static str, Hook)> {
     programs().filter(move |(_, hook)| (mode == Mode::Lsm || hook.lsm().is_none()) && !hook.is_missing())
 }
 
@@ -84,7 +84,7 @@ pub(super) fn attach_all(
     Ok(())
 }
 
-fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
+pub(super) fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
     match hook {
         Hook::RawTracepoint(_) => TryInto::<&mut RawTracePoint>::try_into(program)?.load(),
         Hook::CgroupAddress => TryInto::<&mut CgroupSockAddr>::try_into(program)?.load(),

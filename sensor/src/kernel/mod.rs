@@ -24,6 +24,7 @@ mod ring;
 mod sessions;
 mod state;
 mod stats;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -47,6 +48,7 @@ pub use ring::EventStream;
 pub use sessions::{OpenSession, TaggedTask};
 pub use state::{Fill, KindLoss, PinnedState, inspect};
 pub use stats::ProgramStats;
+pub use verify::{Verified, verify};
 
 use mapped::Mapped;
 

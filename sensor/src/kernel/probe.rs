@@ -128,7 +128,7 @@ pub(super) fn lsm_refusal() -> Option<String> {
     tried.err().map(|error| format!("the kernel refuses programs of that kind: {}", chain(&error)))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

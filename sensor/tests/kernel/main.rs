@@ -19,3 +19,4 @@ mod system;
 mod tables;
 mod unix;
 mod uring;
+mod verifier;
