@@ -410,25 +410,26 @@ fn number(at: Address, common: u64) -> Result<u32, Unreadable> {
     read::kernel(namespace + common + unsafe { offset!(ns_common_inum) })
 }
 
-/// The event of a program that was refused or killed since no area was free.
-#[inline(always)]
-pub(crate) fn busy(verdict: Verdict, flags: u32) {
-    busy_program(verdict.word, verdict.cause, verdict.generation, flags);
-}
-
-/// A subprogram, so that its stack is its own.
+/// Reports a program that is refused or killed since no area was free. 1: denied.
+///
+/// A subprogram, so that its stack is its own; it finds the verdict by itself, since 5.10 is given nothing that it might take
+/// for a pointer.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn busy_program(word: u32, cause: u32, generation: u64, flags: u32) -> u32 {
+pub(crate) extern "C" fn busy_program(flags: u32) -> u32 {
     let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else { return 0 };
+    let verdict = match judge::judge_start(&tag) {
+        Ok(judge) => judge.unjudged(cause::BUSY),
+        Err(verdict) => verdict,
+    };
     let mut event = event::Small {
         header: Header::default(),
         body: Exec { flags: flags | EXEC_ARGS_UNKNOWN | EXEC_PATH_CUT, ..Exec::default() },
     };
     // SAFETY: a local.
     unsafe {
-        event::write_header(&raw mut event.header, kind::EXEC, &tag, Verdict { word, cause, generation });
+        event::write_header(&raw mut event.header, kind::EXEC, &tag, verdict);
     }
     event.send(&tag);
-    0
+    u32::from(verdict.denies())
 }

@@ -84,11 +84,11 @@ pub(crate) fn act_on<C: EbpfContext>(context: &C, number: u32, operation: u32, d
     if is_guarded(&target) {
         how = GUARD;
     }
-    let outside = match (tag(), tag_of(target.tgid)) {
-        (Some(own), Some(other)) => own.session != other.session,
-        _ => true,
-    };
-    if outside {
+    // Numbers, not options of them: of a session that is not there, compiled code may keep nothing, and kernels before 6.3
+    // refuse to read that back from the stack. No session has number 0.
+    let own = tag().map_or(0, |tag| tag.session);
+    let other = tag_of(target.tgid).map_or(0, |tag| tag.session);
+    if own == 0 || own != other {
         how |= OUTSIDE;
     }
     judge_system(operation, detail, target.tgid, target.started, how)

@@ -37,13 +37,11 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
     };
     let judge = judge::judge_start(&tag);
     let Some((index, area)) = scratch::claim() else {
-        let verdict = match judge {
-            Ok(judge) => judge.unjudged(cause::BUSY),
-            Err(verdict) => verdict,
-        };
-        kill(verdict);
+        if program::busy_program(flags) != 0 {
+            // SAFETY: no preconditions.
+            unsafe { bpf_send_signal(9) };
+        }
         caller::keep(tgid, 0, 0);
-        program::busy(verdict, flags);
         return 0;
     };
     // The path is for the event, too, so it is resolved even if there is no policy.

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_send_signal, macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::{
-    event::{EXEC_PREVENTED, cause},
+    event::EXEC_PREVENTED,
     policy::KILL,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     program::{self, Args},
     read::{self, Address},
     scratch,
+    system::answer,
 };
 
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, bprm_check_security, struct linux_binprm *bprm)
@@ -29,12 +30,7 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
     let Some(tag) = tag_of(ctx.tgid()) else { return ALLOW };
     let judge = judge::judge_start(&tag);
     let Some((index, area)) = scratch::claim() else {
-        let verdict = match judge {
-            Ok(judge) => judge.unjudged(cause::BUSY),
-            Err(verdict) => verdict,
-        };
-        program::busy(verdict, EXEC_PREVENTED);
-        return if verdict.denies() { -EPERM } else { ALLOW };
+        return answer(program::busy_program(EXEC_PREVENTED));
     };
     let verdict = match judge {
         Ok(judge) => {

@@ -36,6 +36,29 @@ pub fn sally_chown(ctx: LsmContext) -> i32 {
     judge(&ctx)
 }
 
+/// `ATTR_UID`, `ATTR_GID`
+const OWNER: u32 = 1 << 1 | 1 << 2;
+
+/// Only on kernels that let no program attach to `path_chown`, whose user number is a structure: before 6.1.
+///
+/// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_setattr, struct dentry *dentry, struct iattr *attr)
+#[lsm(hook = "inode_setattr")]
+pub fn sally_setattr(ctx: LsmContext) -> i32 {
+    let before: i32 = ctx.arg(2);
+    if before != 0 {
+        return prior(before);
+    }
+    if !is_tagged(ctx.tgid()) {
+        return ALLOW;
+    }
+    // `ia_valid`, the first field.
+    match read::kernel::<u32>(read::plain(ctx.arg(1))) {
+        Ok(which) if which & OWNER == 0 => ALLOW,
+        Ok(_) => attribute(&ctx, 0, read::plain(ctx.arg(0))),
+        Err(Unreadable) => -EPERM,
+    }
+}
+
 #[inline(always)]
 fn judge(ctx: &LsmContext) -> i32 {
     if !is_tagged(ctx.tgid()) {

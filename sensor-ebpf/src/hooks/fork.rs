@@ -5,7 +5,10 @@
 //! which [`sallyport_sensor_abi::MAX_TASKS`] leaves room.
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::BPF_NOEXIST, helpers::generated::bpf_send_signal, macros::raw_tracepoint,
+    EbpfContext as _,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_send_signal},
+    macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use sallyport_sensor_abi::{
@@ -32,7 +35,7 @@ pub fn sally_fork(ctx: RawTracePointContext) -> i32 {
     let child: Address = ctx.arg(1);
     if try_fork(parent, child, &tag).is_err() {
         // The child could not be read, so it cannot be tagged; nothing of this session may run untagged.
-        refuse(&tag, 0, 0, cause::READ_FAILED);
+        refuse(0, 0, cause::READ_FAILED);
     }
     0
 }
@@ -56,8 +59,7 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     if monitored && unbrokered::crowded() {
         // Nobody limits those who are only watched. The child goes on untagged, until it starts a program when there is
         // room again.
-        let verdict = Verdict { word: OBSERVED | UNJUDGED, cause: cause::TOO_MANY_TASKS, generation: 0 };
-        report(tag, tgid, started, verdict);
+        report_fork(tgid, started, OBSERVED | UNJUDGED, cause::TOO_MANY_TASKS);
         return Ok(());
     }
     // The child's first act may be to start a program, when the one that it runs now can be found no more.
@@ -90,9 +92,9 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
         Err(_) => crowded = !monitored,
     }
     if crowded {
-        refuse(tag, tgid, started, cause::TOO_MANY_TASKS);
+        refuse(tgid, started, cause::TOO_MANY_TASKS);
     } else {
-        report(tag, tgid, started, Verdict::NONE);
+        report_fork(tgid, started, 0, cause::NONE);
     }
     Ok(())
 }
@@ -108,14 +110,18 @@ fn caller(tag: &Tag) -> (u32, u64) {
 }
 
 #[inline(always)]
-fn refuse(tag: &Tag, child_tgid: u32, child_started: u64, cause: u32) {
+fn refuse(child_tgid: u32, child_started: u64, cause: u32) {
     // SAFETY: no preconditions. SIGKILL to the whole current process.
     unsafe { bpf_send_signal(9) };
-    let verdict = Verdict { word: DENY | KILL | UNJUDGED, cause, generation: 0 };
-    report(tag, child_tgid, child_started, verdict);
+    report_fork(child_tgid, child_started, DENY | KILL | UNJUDGED, cause);
 }
 
-#[inline(always)]
-fn report(tag: &Tag, child_tgid: u32, child_started: u64, verdict: Verdict) {
-    Small::new(kind::FORK, tag, verdict, Fork { child_tgid, _pad: 0, child_started }).send(tag);
+/// A subprogram, so that its stack is its own. The tag is that of the current process.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_fork(child_tgid: u32, child_started: u64, word: u32, cause: u32) -> u32 {
+    let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else { return 0 };
+    let verdict = Verdict { word, cause, generation: 0 };
+    Small::new(kind::FORK, &tag, verdict, Fork { child_tgid, _pad: 0, child_started }).send(&tag);
+    0
 }

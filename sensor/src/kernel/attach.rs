@@ -20,6 +20,8 @@ pub(super) enum Hook {
     Lsm(&'static str),
     /// A hook that some kernels lack, and what is then not judged.
     OptionalLsm(&'static str, &'static str),
+    /// The second hook, on kernels that lack the first, which is optional.
+    InPlaceOf(&'static str, &'static str),
 }
 
 /// Enforcement first: nothing may be tagged by fork before it would be judged.
@@ -89,7 +91,7 @@ pub(super) fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Resu
         Hook::RawTracepoint(_) => TryInto::<&mut RawTracePoint>::try_into(program)?.load(),
         Hook::CgroupAddress => TryInto::<&mut CgroupSockAddr>::try_into(program)?.load(),
         Hook::CgroupSocket => TryInto::<&mut CgroupSock>::try_into(program)?.load(),
-        Hook::Lsm(hook) | Hook::OptionalLsm(hook, _) => {
+        Hook::Lsm(hook) | Hook::OptionalLsm(hook, _) | Hook::InPlaceOf(_, hook) => {
             let btf = btf.ok_or(ProgramError::NotLoaded)?;
             TryInto::<&mut Lsm>::try_into(program)?.load(hook, btf)
         }
@@ -117,7 +119,7 @@ fn attach(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, At
             let link = program.attach(cgroup, beside)?;
             program.take_link(link)?.try_into()?
         }
-        Hook::Lsm(_) | Hook::OptionalLsm(..) => {
+        Hook::Lsm(_) | Hook::OptionalLsm(..) | Hook::InPlaceOf(..) => {
             let program: &mut Lsm = program.try_into()?;
             let link = program.attach()?;
             program.take_link(link)?.into()

@@ -102,14 +102,18 @@ impl Hook {
     /// The name of its LSM hook.
     pub(super) fn lsm(self) -> Option<&'static str> {
         match self {
-            Self::Lsm(name) | Self::OptionalLsm(name, _) => Some(name),
+            Self::Lsm(name) | Self::OptionalLsm(name, _) | Self::InPlaceOf(_, name) => Some(name),
             _ => None,
         }
     }
 
-    /// An optional hook that the running kernel does not have.
+    /// An optional hook that the running kernel does not have, or one that is not needed there.
     pub(super) fn is_missing(self) -> bool {
-        matches!(self, Self::OptionalLsm(name, _) if missing().contains(&name))
+        match self {
+            Self::OptionalLsm(name, _) => missing().contains(&name),
+            Self::InPlaceOf(name, _) => !missing().contains(&name),
+            _ => false,
+        }
     }
 }
 
@@ -123,9 +127,11 @@ fn missing() -> &'static [&'static str] {
             let types = btf.as_ref().and_then(|btf| btf.resolve_types_by_name(&function).ok());
             types.is_some_and(|types| types.iter().any(|found| matches!(found, Type::Func(_))))
         };
+        // Programs can be attached to functions that take structures as such since 6.1.
+        let attachable = |name: &str| has(name) && !(name == "path_chown" && super::is_before(6, 1));
         super::attach::programs()
             .filter_map(|(_, hook)| match hook {
-                Hook::OptionalLsm(name, _) if !has(name) => Some(name),
+                Hook::OptionalLsm(name, _) if !attachable(name) => Some(name),
                 _ => None,
             })
             .collect()
