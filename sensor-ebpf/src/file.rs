@@ -13,20 +13,19 @@ use sallyport_sensor_abi::{
     PATH_BYTES,
     event::{EXEC_FILELESS, EXEC_OTHER_NAME, EXEC_PATH_CUT, EXEC_PREVENTED, File, Header, cause, kind},
     names::{NAME_GUARDED, NAME_SECRET, NAMES_JUDGED},
-    policy::{KILL, file_op},
-    session::{HOST_GUARDED_NAMES, HOST_SECRET_NAMES, Tag},
+    policy::{DENY, KILL, QUIET, UNJUDGED, file_op},
+    session::{HOST_GUARDED_NAMES, HOST_SECRET_NAMES},
 };
 
 use crate::{
     caller, event,
     hooks::{ALLOW, EPERM},
     judge::{self, FILE, Judge, Verdict},
-    maps::{SCRATCH, tag_of},
+    maps::{POLICIES, SCRATCH, tag_of},
     names, path, program,
     read::{self, Address},
     scratch::{self, Scratch},
-    tables,
-    unix,
+    tables, unix,
 };
 
 /// In place of a second operation.
@@ -70,6 +69,9 @@ fn answer(denied: u32) -> i32 {
 }
 
 /// Judges the operations in the lowest two bytes of `what` for the current process. 1: denied.
+///
+/// What follows the walk is in subprograms of its own, each verified once: in one piece, the verifier would follow every
+/// outcome of each step through all later ones.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
@@ -78,7 +80,7 @@ extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
     let judge = if ops[0] == file_op::UNIX { judge::judge_start(&tag) } else { judge::judge(&tag) };
     let Ok(judge) = judge else {
         let Err(verdict) = judge else { return 1 };
-        return refuse_all(mount, dentry, ops, &tag, verdict);
+        return refuse(mount, dentry, what, verdict.word, verdict.cause);
     };
     if quiet(&judge, ops[0]) && (ops[1] == NONE || quiet(&judge, ops[1])) {
         return 0;
@@ -86,12 +88,17 @@ extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
     // Before the walk: it may need an area of its own.
     let caller = match caller::class(&judge, &tag) {
         Ok(caller) => caller,
-        Err(cause) => return refuse_all(mount, dentry, ops, &tag, judge.unjudged(cause)),
+        Err(cause) => return refuse(mount, dentry, what, judge.unjudged(cause).word, cause),
     };
-    let Some((index, area)) = scratch::claim() else { return busy(ops, judge.unjudged(cause::BUSY)) };
+    let Some((index, area)) = scratch::claim() else {
+        let verdict = judge.unjudged(cause::BUSY);
+        return busy(ops, verdict.word, verdict.cause);
+    };
     // SAFETY: just claimed.
     unsafe {
         (*area).policy = judge.slot;
+        (*area).generation = judge.generation;
+        (*area).monitored = u32::from(judge.monitored);
         (*area).tag = tag;
     }
     let resolved = if mount == 0 {
@@ -102,11 +109,35 @@ extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
     let denied = match resolved {
         Err(cause) => {
             keep(area);
-            report_all(index, ops, judge.unjudged(cause))
+            let verdict = judge.unjudged(cause);
+            report_all(index, area, what, verdict.word, verdict.cause)
         }
         Ok(()) if what & OPEN != 0 && is_internal(area) => 0,
-        Ok(()) => decide(index, area, ops, &judge, caller),
+        Ok(()) => judge_names(index, what, caller),
     };
+    scratch::release(area);
+    denied
+}
+
+/// Judges an operation for which there is no policy: the path is for the event only. 1: denied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn refuse(mount: u64, dentry: u64, what: u32, word: u32, cause: u32) -> u32 {
+    let Some((index, area)) = scratch::claim() else {
+        return busy([what & 0xff, what >> 8 & 0xff], word, cause);
+    };
+    let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else {
+        scratch::release(area);
+        return 0;
+    };
+    // SAFETY: just claimed.
+    unsafe {
+        (*area).tag = tag;
+        (*area).generation = 0;
+    }
+    let _ = path::resolve(index, area, mount, dentry);
+    keep(area);
+    let denied = report_all(index, area, what, word, cause);
     scratch::release(area);
     denied
 }
@@ -144,133 +175,143 @@ fn is_internal(area: *const Scratch) -> bool {
     unsafe { (*area).place == path::INTERNAL && (*area).flags & EXEC_FILELESS == 0 }
 }
 
-#[inline(always)]
-fn decide(index: u32, area: *mut Scratch, ops: [u32; 2], judge: &Judge, caller: u32) -> u32 {
-    let Some(class) = judge::path_class(index, FILE) else {
-        keep(area);
-        return report_all(index, ops, judge.unjudged(cause::READ_FAILED));
-    };
-    let words = [
-        judge.verdict(tables::file(area, judge, ops[0], class, caller)),
-        if ops[1] == NONE {
-            Verdict::NONE
-        } else {
-            judge.verdict(tables::file(area, judge, ops[1], class, caller))
-        },
-    ];
-    // SAFETY: `area` is claimed.
-    let (hits, part) = unsafe { ((*area).hits, (*area).part) };
-    let silent = words[0].quiet() && (ops[1] == NONE || words[1].quiet());
-    if silent && hits == 0 && part == 0 {
+/// [`judge_path`]: an operation is denied.
+const DENIED: u32 = 1;
+/// [`judge_path`]: nobody wants to know of any.
+const SILENT: u32 = 2;
+
+/// Judges the operations by the path in area `index`, and by the registered names that were met. 1: denied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_names(index: u32, what: u32, caller: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 1 };
+    let first = judge_path(index, what, caller);
+    // SAFETY: the caller claimed `area`.
+    let (hits, part, words, cause) = unsafe { ((*area).hits, (*area).part, (*area).words, (*area).cause) };
+    if first & SILENT != 0 && hits == 0 && part == 0 {
         return 0;
     }
     // Names change the path in the area.
     keep(area);
-    if let Some(denied) = denials(index, ops, words) {
-        return denied;
+    if first & DENIED != 0 {
+        return report_both(index, what, DENIALS);
     }
-    if let Some(denied) = names(index, area, ops, judge, caller) {
-        return denied;
+    if other_names(index, what, caller) != 0 {
+        return 1;
     }
-    if names::inside(index, area).is_some()
-        && let Some(denied) = names(index, area, ops, judge, caller)
-    {
-        return denied;
+    if names::inside(index, area).is_some() && other_names(index, what, caller) != 0 {
+        return 1;
     }
     // SAFETY: as above.
-    let found = unsafe { (*area).name_flags };
-    if found & (guarding(ops[0]) | if ops[1] == NONE { 0 } else { guarding(ops[1]) }) != 0 {
-        return report_all(index, ops, judge.unjudged(cause::GUARDED));
+    let (found, monitored) = unsafe { ((*area).name_flags, (*area).monitored != 0) };
+    let second = what >> 8 & 0xff;
+    if found & (guarding(what & 0xff) | if second == NONE { 0 } else { guarding(second) }) != 0 {
+        return report_all(index, area, what, judge::finish(monitored, DENY | UNJUDGED), cause::GUARDED);
     }
-    report(index, ops[0], words[0]);
-    if ops[1] != NONE {
-        report(index, ops[1], words[1]);
+    // SAFETY: as above.
+    unsafe {
+        (*area).words = words;
+        (*area).cause = cause;
     }
-    0
+    report_both(index, what, 0)
 }
 
-/// Judges the operations by the registered names that the walk met. `Some(1)`: one denies.
-#[inline(always)]
-fn names(index: u32, area: *mut Scratch, ops: [u32; 2], judge: &Judge, caller: u32) -> Option<u32> {
+/// Judges the operations by the registered names that the walk met. 1: one denies, and it was reported.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn other_names(index: u32, what: u32, caller: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 1 };
     let mut which = 0;
     while which < NAMES_JUDGED {
         // SAFETY: `area` is claimed.
         if which >= unsafe { core::ptr::read_volatile(&raw const (*area).hits) } {
             break;
         }
-        if names::take_name(index, which) != 0 {
-            let words = match judge::path_class(index, FILE) {
-                Some(class) => [
-                    judge.verdict(tables::file(area, judge, ops[0], class, caller)),
-                    if ops[1] == NONE {
-                        Verdict::NONE
-                    } else {
-                        judge.verdict(tables::file(area, judge, ops[1], class, caller))
-                    },
-                ],
-                None => [judge.unjudged(cause::READ_FAILED); 2],
-            };
-            if words[0].denies() || words[1].denies() {
-                keep(area);
-                // SAFETY: as above.
-                unsafe { (*area).flags |= EXEC_OTHER_NAME };
-                return denials(index, ops, words);
-            }
+        if names::take_name(index, which) != 0 && judge_path(index, what, caller) & DENIED != 0 {
+            keep(area);
+            // SAFETY: as above.
+            unsafe { (*area).flags |= EXEC_OTHER_NAME };
+            return report_both(index, what, DENIALS);
         }
         which = read::next(which);
     }
-    None
+    0
 }
 
-/// Reports what is denied. `None`: nothing is.
-#[inline(always)]
-fn denials(index: u32, ops: [u32; 2], words: [Verdict; 2]) -> Option<u32> {
-    let mut denied = None;
-    if words[0].denies() {
-        report(index, ops[0], words[0]);
-        denied = Some(1);
+/// Puts the words for the path in area `index` into the area. Returns [`DENIED`], [`SILENT`] or nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_path(index: u32, what: u32, caller: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return DENIED };
+    // SAFETY: the caller claimed `area`; entries of array maps are valid while the program runs.
+    unsafe {
+        let monitored = (*area).monitored != 0;
+        let Some(policy) = POLICIES.get_ptr((*area).policy) else { return DENIED };
+        let judge = Judge { slot: (*area).policy, policy, generation: (*area).generation, monitored };
+        let second = what >> 8 & 0xff;
+        let (words, cause) = match judge::path_class(index, FILE) {
+            Some(class) => {
+                let first = tables::file(area, &judge, what & 0xff, class, caller);
+                let second =
+                    if second == NONE { QUIET } else { tables::file(area, &judge, second, class, caller) };
+                ([first, second], cause::NONE)
+            }
+            None => ([DENY | UNJUDGED; 2], cause::READ_FAILED),
+        };
+        let words = [judge::finish(monitored, words[0]), judge::finish(monitored, words[1])];
+        (*area).words = words;
+        (*area).cause = cause;
+        let denied = if (words[0] | words[1]) & DENY != 0 { DENIED } else { 0 };
+        denied | if judge::is_quiet(words[0]) && judge::is_quiet(words[1]) { SILENT } else { 0 }
     }
-    if ops[1] != NONE && words[1].denies() {
-        report(index, ops[1], words[1]);
-        denied = Some(1);
+}
+
+/// The same on all operations. 1: denied.
+#[inline(always)]
+fn report_all(index: u32, area: *mut Scratch, what: u32, word: u32, cause: u32) -> u32 {
+    // SAFETY: `area` is claimed.
+    unsafe {
+        (*area).words = [word; 2];
+        (*area).cause = cause;
+    }
+    report_both(index, what, 0)
+}
+
+/// For [`report_both`]: only what is denied.
+const DENIALS: u32 = 1;
+
+/// Reports the words in area `index`, with the path that was kept, unless nobody wants to know of them. 1: one denies.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_both(index: u32, what: u32, which: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return 1 };
+    let mut denied = 0;
+    let mut turn = 0;
+    while turn < 2 {
+        let op = what >> (turn * 8) & 0xff;
+        // SAFETY: the caller claimed `area`.
+        let (word, cause) = unsafe { ((*area).words[(turn & 1) as usize], (*area).cause) };
+        let denies = word & DENY != 0;
+        if op != NONE && !judge::is_quiet(word) && (denies || which & DENIALS == 0) {
+            report_file(index, op, word, cause);
+            denied |= u32::from(denies);
+        }
+        turn = read::next(turn);
     }
     denied
-}
-
-/// Without a policy: the path is for the event only.
-#[inline(always)]
-fn refuse_all(mount: Address, dentry: Address, ops: [u32; 2], tag: &Tag, verdict: Verdict) -> u32 {
-    let Some((index, area)) = scratch::claim() else { return busy(ops, verdict) };
-    // SAFETY: just claimed.
-    unsafe { (*area).tag = *tag };
-    let _ = path::resolve(index, area, mount, dentry);
-    keep(area);
-    let denied = report_all(index, ops, verdict);
-    scratch::release(area);
-    denied
-}
-
-/// The same verdict on all operations.
-#[inline(always)]
-fn report_all(index: u32, ops: [u32; 2], verdict: Verdict) -> u32 {
-    report(index, ops[0], verdict);
-    if ops[1] != NONE {
-        report(index, ops[1], verdict);
-    }
-    u32::from(verdict.denies())
 }
 
 /// The events when no area was free.
 #[inline(always)]
-fn busy(ops: [u32; 2], verdict: Verdict) -> u32 {
-    busy_file(ops[0], verdict.word, verdict.cause, verdict.generation);
-    u32::from(verdict.denies())
+fn busy(ops: [u32; 2], word: u32, cause: u32) -> u32 {
+    busy_file(ops[0], word, cause);
+    u32::from(word & DENY != 0)
 }
 
 /// A subprogram, so that its stack is its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn busy_file(op: u32, word: u32, cause: u32, generation: u64) -> u32 {
+extern "C" fn busy_file(op: u32, word: u32, cause: u32) -> u32 {
     let Some(tag) = tag_of((bpf_get_current_pid_tgid() >> 32) as u32) else { return 0 };
     let mut event = event::Small {
         header: Header::default(),
@@ -278,7 +319,8 @@ extern "C" fn busy_file(op: u32, word: u32, cause: u32, generation: u64) -> u32 
     };
     // SAFETY: a local.
     unsafe {
-        event::write_header(&raw mut event.header, kind::FILE, &tag, Verdict { word, cause, generation });
+        let verdict = Verdict { word, cause, generation: 0 };
+        event::write_header(&raw mut event.header, kind::FILE, &tag, verdict);
     }
     event.send(&tag);
     0
@@ -304,18 +346,10 @@ fn keep(area: *mut Scratch) {
     }
 }
 
-/// Sends the event with the path that was kept, unless nobody wants to know; kills, if the rule says so.
-#[inline(always)]
-fn report(index: u32, op: u32, verdict: Verdict) {
-    if !verdict.quiet() {
-        report_file(index, op, verdict.word, verdict.cause, verdict.generation);
-    }
-}
-
-/// A subprogram, so that its stack is its own.
+/// Sends the event with the path that was kept; kills, if the rule says so.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn report_file(index: u32, op: u32, word: u32, cause: u32, generation: u64) -> u32 {
+extern "C" fn report_file(index: u32, op: u32, word: u32, cause: u32) -> u32 {
     if word & KILL != 0 {
         // SAFETY: no preconditions.
         unsafe { bpf_send_signal(9) };
@@ -327,7 +361,7 @@ extern "C" fn report_file(index: u32, op: u32, word: u32, cause: u32, generation
         let tag = &*(&raw const (*area).tag);
         let message: *mut Message = (&raw mut (*area).message).cast();
         let path_len = (*area).kept;
-        let verdict = Verdict { word, cause, generation };
+        let verdict = Verdict { word, cause, generation: (*area).generation };
         event::write_header(&raw mut (*message).header, kind::FILE, tag, verdict);
         let flags = EXEC_PREVENTED | (*area).flags;
         (*message).file = File { op, flags, inode: (*area).inode, device: (*area).device, path_len };

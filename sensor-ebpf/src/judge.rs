@@ -177,7 +177,7 @@ pub(crate) fn arena_address(index: u32) -> Option<read::Address> {
 }
 
 /// Bytes that one call of [`feed`] takes at most.
-pub(crate) const STEP: u32 = 128;
+pub(crate) const STEP: u32 = 64;
 
 /// Lets the automaton of work area `index` read on. 0: fine; 1: a table pointed nowhere.
 #[unsafe(no_mangle)]

@@ -302,20 +302,23 @@ pub(crate) fn report(
     // SAFETY: `area` is claimed.
     unsafe {
         (*area).tag = *tag;
+        // Not as an argument: 5.10 believes that it may be the policy's address.
+        (*area).generation = verdict.generation;
         (*area).flags |= flags;
         (*area).args_start = if args.known { args.start } else { 0 };
         (*area).args_total = args.total;
     }
-    report_program(index, task, verdict.word, verdict.cause, verdict.generation);
+    report_program(index, task, verdict.word, verdict.cause);
 }
 
 /// A subprogram, so that its stack is its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn report_program(index: u32, task: u64, word: u32, cause: u32, generation: u64) -> u32 {
+extern "C" fn report_program(index: u32, task: u64, word: u32, cause: u32) -> u32 {
     let Some(area) = SCRATCH.get_ptr_mut(index) else { return 0 };
-    let verdict = Verdict { word, cause, generation };
     // SAFETY: the caller claimed the area.
+    let verdict = Verdict { word, cause, generation: unsafe { (*area).generation } };
+    // SAFETY: as above.
     let (tag, args) = unsafe {
         let start = (*area).args_start;
         (&*(&raw const (*area).tag), Args { start, total: (*area).args_total, known: start != 0 })

@@ -94,6 +94,14 @@ pub(crate) struct Scratch {
     pub(crate) args_start: u64,
     /// How many bytes they are.
     pub(crate) args_total: u32,
+    /// Judgement of files: the session is only watched.
+    pub(crate) monitored: u32,
+    /// Generation of the policy that judges.
+    pub(crate) generation: u64,
+    /// Judgement of files: the words for the two operations.
+    pub(crate) words: [u32; 2],
+    /// Judgement of files: what they are due to.
+    pub(crate) cause: u32,
     /// Always zero.
     pub(crate) _pad: u32,
     /// The first registered names met.
