@@ -1,11 +1,13 @@
 //! LSM `capable`: what has no hook of its own but needs a capability.
 //!
 //! Sees: every use of a capability that the process really has. Of these: loading and unloading of modules; reboot and
-//! `kexec`; raw I/O; the clock; all that needs network administration; the calls of the mount interface that make mounts without a place (`fsopen`, `fsmount`,
-//! `open_tree`, `fspick`, `mount_setattr`); namespaces by `unshare`, `clone` and `setns`; and changing what a process
-//! says it runs (`PR_SET_MM_EXE_FILE`), which rules on calling programs go by. Needs: 5.7 and BPF LSM, and x86-64 for
-//! all that goes by the number of the system call. Misses: a user namespace made without a capability, which
-//! `namespace.rs` sees from 6.1 on. On error: what depends on the number of the call is not judged here.
+//! `kexec`; raw I/O; the clock; all that needs network administration; making device files, by which disks could be reached
+//! under any name; swapping to a file of one's own; `fanotify`, by which files could be kept from others who open them;
+//! the calls of the mount interface that make mounts without a place (`fsopen`, `fsmount`, `open_tree`, `fspick`,
+//! `mount_setattr`); namespaces by `unshare`, `clone` and `setns`; and changing what a process says it runs
+//! (`PR_SET_MM_EXE_FILE`), which rules on calling programs go by. Needs: 5.7 and BPF LSM, and x86-64 for all that goes by
+//! the number of the system call. Misses: a user namespace made without a capability, which `namespace.rs` sees from
+//! 6.1 on; `swapon` by 32-bit programs. On error: what depends on the number of the call is not judged here.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::policy::operation::{
@@ -21,6 +23,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_BOOT: u32 = 22;
 const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_SYS_TIME: u32 = 25;
+const CAP_MKNOD: u32 = 27;
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
 /// `CAP_OPT_NOAUDIT`: the kernel asks only to decide how much to show or to use of its reserves.
@@ -35,6 +38,9 @@ mod call {
     pub(super) const SETNS: [u32; 2] = [308, 346];
     pub(super) const PRCTL: [u32; 2] = [157, 172];
     pub(super) const REBOOT: [u32; 2] = [169, 88];
+    pub(super) const FANOTIFY_INIT: [u32; 2] = [300, 338];
+    /// That of 32-bit programs means `unlink` to others, and an overlay asks for the same capability then.
+    pub(super) const SWAPON: u32 = 167;
     pub(super) const OPEN_TREE: u32 = 428;
     pub(super) const FSOPEN: u32 = 430;
     pub(super) const FSMOUNT: u32 = 432;
@@ -56,6 +62,7 @@ pub fn sally_capable(ctx: LsmContext) -> i32 {
             | CAP_SYS_BOOT
             | CAP_SYS_RESOURCE
             | CAP_SYS_TIME
+            | CAP_MKNOD
             | CAP_CHECKPOINT_RESTORE
     ) || ctx.arg::<u32>(3) & NO_AUDIT != 0
         || tag().is_none()
@@ -70,7 +77,7 @@ pub fn sally_capable(ctx: LsmContext) -> i32 {
             number if number == call::REBOOT[0] || number == call::REBOOT[1] => REBOOT,
             _ => KEXEC,
         },
-        CAP_SYS_RAWIO => KERNEL_ACCESS,
+        CAP_SYS_RAWIO | CAP_MKNOD => KERNEL_ACCESS,
         _ => match by_call(capability, call()) {
             Some(operation) => operation,
             None => return ALLOW,
@@ -95,6 +102,9 @@ fn by_call(capability: u32, number: u32) -> Option<u32> {
         || number == call::OPEN_TREE_ATTR
     {
         return Some(MOUNT);
+    }
+    if number == call::FANOTIFY_INIT[0] || number == call::FANOTIFY_INIT[1] || number == call::SWAPON {
+        return Some(KERNEL_ACCESS);
     }
     (number == call::CLONE[0]
         || number == call::CLONE[1]

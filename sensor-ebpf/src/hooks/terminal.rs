@@ -2,11 +2,12 @@
 //!
 //! Sees: typing into a terminal (`TIOCSTI`, `TIOCLINUX`) and taking over the console's output (`TIOCCONS`); hanging up
 //! a terminal (`TIOCVHANGUP`), which signals all who use it; making a file send signals (`FIOSETOWN`, `SIOCSPGRP`);
-//! and XFS's own ways to open files by handle. Needs: 5.7 and BPF LSM; 32-bit programs have a hook of their own since
+//! XFS's own ways to open files by handle; and stopping a file system, which would stop all who write to it (`FIFREEZE`,
+//! `FS_IOC_SHUTDOWN`). Needs: 5.7 and BPF LSM; 32-bit programs have a hook of their own since
 //! 6.8. The argument is not read: it lies in user memory. On error: denied.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sallyport_sensor_abi::policy::operation::{OPEN_BY_HANDLE, SIGNAL, TERMINAL_INPUT};
+use sallyport_sensor_abi::policy::operation::{KERNEL_ACCESS, OPEN_BY_HANDLE, SIGNAL, TERMINAL_INPUT};
 
 use crate::system::{ALLOW, ask, ask_outside, tag};
 
@@ -16,6 +17,9 @@ const TIOCCONS: u32 = 0x541d;
 const TIOCVHANGUP: u32 = 0x5437;
 const FIOSETOWN: u32 = 0x8901;
 const SIOCSPGRP: u32 = 0x8902;
+const FIFREEZE: u32 = 0xc004_5877;
+/// That of ext4, XFS and others.
+const SHUTDOWN: u32 = 0x8004_587d;
 /// Low half of `XFS_IOC_OPEN_BY_HANDLE` and the like; the other half is a size, which differs for 32-bit programs.
 const XFS_OPEN: u32 = 0x586b;
 const XFS_READLINK: u32 = 0x586c;
@@ -41,13 +45,16 @@ fn judge(command: u32) -> i32 {
     let signal = command == TIOCVHANGUP || command == FIOSETOWN || command == SIOCSPGRP;
     let handle =
         low == XFS_OPEN || low == XFS_READLINK || low == XFS_ATTRIBUTES || low == XFS_CHANGE_ATTRIBUTES;
-    if !(terminal || signal || handle) || tag().is_none() {
+    let stop = command == FIFREEZE || command == SHUTDOWN;
+    if !(terminal || signal || handle || stop) || tag().is_none() {
         return ALLOW;
     }
     if terminal {
         ask(TERMINAL_INPUT, command)
     } else if signal {
         ask_outside(SIGNAL, command, true)
+    } else if stop {
+        ask(KERNEL_ACCESS, command)
     } else {
         ask(OPEN_BY_HANDLE, command)
     }
