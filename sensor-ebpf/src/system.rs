@@ -21,6 +21,7 @@ use crate::{
     judge::{self, Judge, Verdict},
     maps::{GUARDED, tag_of},
     read::{self, Address, Unreadable, offset},
+    tables,
 };
 
 /// What a hook answers.
@@ -213,11 +214,7 @@ fn by_table(judge: &Judge, operation: u32, outside: u32, class: u32) -> Verdict 
     if class & NO_CLASS != 0 {
         return judge.unjudged(class & (NO_CLASS - 1));
     }
-    // SAFETY: the policy is an entry of an array map.
-    let (base, table, classes) =
-        unsafe { ((*judge.policy).base, (*judge.policy).system_table, (*judge.policy).caller.classes) };
-    let entry = (operation * 2 + outside).wrapping_mul(classes).wrapping_add(class);
-    match judge::arena(base.wrapping_add(table).wrapping_add(entry)) {
+    match tables::system(judge, operation, outside, class) {
         Some(word) => judge.verdict(word),
         None => judge.unjudged(cause::READ_FAILED),
     }

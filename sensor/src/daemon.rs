@@ -23,9 +23,9 @@ use crate::lineage::Lineage;
 use crate::policies::Policies;
 use crate::records::{Recorder, message_record};
 use crate::sessions::{Sessions, Settings};
+use crate::spool::{Spool, SpoolError};
 use crate::status::Reporter;
 use crate::unbrokered::{self, Unbrokered};
-use crate::spool::{Spool, SpoolError};
 use crate::uplink::{Link, Uplink};
 
 /// The unit that runs the sensor.

@@ -213,7 +213,8 @@ impl Pump {
     /// Log-ins that are over are closed in the evidence.
     async fn tend_logins(&self) -> Result<(), PumpError> {
         let logins = self.unbrokered.clone();
-        let closed = tokio::task::spawn_blocking(move || logins.tend()).await.map_err(std::io::Error::other)?;
+        let closed =
+            tokio::task::spawn_blocking(move || logins.tend()).await.map_err(std::io::Error::other)?;
         if !closed.is_empty() {
             self.spool.append(closed).await?;
         }

@@ -6,8 +6,8 @@
 mod arena;
 mod attach;
 mod event;
-mod file_hooks;
 mod fields;
+mod file_hooks;
 mod hooks;
 mod host;
 mod load;

@@ -86,7 +86,9 @@ impl Host {
     pub(crate) fn start_from_login(&mut self, uid: u32) {
         let mut command = Command::new("/bin/bash");
         let script = format!("echo {uid} >/proc/self/loginuid && exec \"$@\"");
-        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_sallyport-sensor"), "run", "--config"]).arg(&self.config);
+        command
+            .args(["-c", &script, "bash", env!("CARGO_BIN_EXE_sallyport-sensor"), "run", "--config"])
+            .arg(&self.config);
         self.spawn(command);
     }
 

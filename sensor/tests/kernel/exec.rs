@@ -145,6 +145,21 @@ async fn files_without_a_name_are_told_apart() {
 }
 
 #[tokio::test]
+async fn programs_that_give_another_user_are_told_apart() {
+    let mut host = Host::start();
+    host.session(1, &Tables::allow_all().setuid(RULE));
+    let prepare = "cp /usr/bin/mkdir changes; chown 65534 changes; chmod 4755 changes; chmod 777 .";
+    assert!(host.run(None, prepare).ok());
+    host.run(Some(1), "./changes setuid-ran; mkdir other-ran");
+    assert!(!host.file("setuid-ran").exists(), "a set-uid program ran");
+    assert!(host.file("other-ran").exists(), "a program that is not set-uid did not run");
+    let events = execs(host.drain().await);
+    assert_eq!(events.iter().filter(|(head, _)| head.judgement == DENIED).count(), 1, "{events:?}");
+    host.run(None, "./changes setuid-ran");
+    assert!(host.file("setuid-ran").exists(), "the control did nothing");
+}
+
+#[tokio::test]
 async fn scripts_are_judged_as_their_interpreter_and_by_lsm_as_themselves() {
     let host = Host::start();
     let script = host.file("script");

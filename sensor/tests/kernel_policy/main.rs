@@ -2,9 +2,9 @@
 //! tests hold against Cedar's authorizer). Needs root.
 
 mod asks;
-mod cedar;
 #[path = "../kernel/attack.rs"]
 mod attack;
+mod cedar;
 #[path = "../kernel/helper.rs"]
 mod helper;
 #[path = "../kernel/host.rs"]
