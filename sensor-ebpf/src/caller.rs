@@ -15,6 +15,10 @@ use crate::{
     scratch,
 };
 
+/// A tag's generation when its class could not be found: no policy has it. 0 is the tag of a process that has not
+/// started a program in its session.
+pub(crate) const NOT_FOUND: u64 = u64::MAX;
+
 /// The class of the program that the current process runs; 0 if rules know no callers.
 #[inline(always)]
 pub(crate) fn class(judge: &Judge, tag: &Tag) -> Result<u32, u32> {
@@ -76,7 +80,7 @@ pub(crate) fn keep(tgid: u32, class: u32, generation: u64) {
         // SAFETY: an entry of a map; freed only after this program ends, or used for another process, whose fork
         // writes it anew.
         unsafe {
-            core::ptr::write_volatile(&raw mut (*tag).caller_generation, 0);
+            core::ptr::write_volatile(&raw mut (*tag).caller_generation, NOT_FOUND);
             core::ptr::write_volatile(&raw mut (*tag).caller, class);
             core::ptr::write_volatile(&raw mut (*tag).caller_generation, generation);
         }

@@ -14,7 +14,8 @@ pub struct Tag {
     pub channel: u32,
     /// Index into `SESSIONS`; the session there counts only if its number is [`Self::session`].
     pub slot: u32,
-    /// [`crate::policy::PolicyHeader::generation`] for which [`Self::caller`] was found; 0: not found yet.
+    /// [`crate::policy::PolicyHeader::generation`] for which [`Self::caller`] was found; 0: the process has not
+    /// started a program in its session; `u64::MAX`: it could not be found.
     pub caller_generation: u64,
     /// Class of the process's program as a calling program.
     pub caller: u32,

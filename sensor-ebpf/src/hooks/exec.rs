@@ -41,7 +41,7 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
             // SAFETY: no preconditions.
             unsafe { bpf_send_signal(9) };
         }
-        caller::keep(tgid, 0, 0);
+        caller::keep(tgid, 0, caller::NOT_FOUND);
         return 0;
     };
     // The path is for the event, too, so it is resolved even if there is no policy.
@@ -50,7 +50,7 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
     let verdict = match judge {
         Ok(judge) => decide(index, area, tgid, &judge, &tag, resolved, &args),
         Err(verdict) => {
-            caller::keep(tgid, 0, 0);
+            caller::keep(tgid, 0, caller::NOT_FOUND);
             verdict
         }
     };
@@ -84,7 +84,7 @@ fn decide(
     unsafe { (*area).policy = judge.slot };
     match resolved.ok().and_then(|()| judge::path_class(index, CALLER)) {
         Some(class) => caller::keep(tgid, class, judge.generation),
-        None => caller::keep(tgid, 0, 0),
+        None => caller::keep(tgid, 0, caller::NOT_FOUND),
     }
     if let Err(cause) = resolved {
         return judge.unjudged(cause);
@@ -96,7 +96,8 @@ fn decide(
 }
 
 /// The class of the program that started this one. It is gone from memory, so its class must have been found before: in
-/// `bprm_check_security`, at `sched_prepare_exec`, or when the process was forked.
+/// `bprm_check_security`, or when the process was forked. Before the first program of a session, or of a log-in that is
+/// tagged right here, there was only what let the person in: no rule's caller.
 #[inline(always)]
 fn old_caller(judge: &Judge, tag: &Tag) -> Result<u32, u32> {
     // SAFETY: the policy is an entry of an array map.
@@ -104,6 +105,8 @@ fn old_caller(judge: &Judge, tag: &Tag) -> Result<u32, u32> {
         Ok(0)
     } else if tag.caller_generation == judge.generation {
         Ok(tag.caller)
+    } else if tag.caller_generation == 0 {
+        Ok(0)
     } else {
         Err(cause::READ_FAILED)
     }

@@ -102,10 +102,10 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
 /// The class of the program that both run, and the policy for which it holds.
 #[inline(always)]
 fn caller(tag: &Tag) -> (u32, u64) {
-    let Ok(judge) = judge::judge(tag) else { return (0, 0) };
+    let Ok(judge) = judge::judge(tag) else { return (0, caller::NOT_FOUND) };
     match caller::class(&judge, tag) {
         Ok(class) => (class, judge.generation),
-        Err(_) => (0, 0),
+        Err(_) => (0, caller::NOT_FOUND),
     }
 }
 

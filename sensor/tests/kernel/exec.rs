@@ -159,6 +159,19 @@ async fn programs_that_give_another_user_are_told_apart() {
     assert!(host.file("setuid-ran").exists(), "the control did nothing");
 }
 
+/// As a session's leader does: tagged from outside, then it becomes the program without a fork.
+#[tokio::test]
+async fn the_first_program_of_a_session_has_no_caller_and_runs() {
+    let mut host = Host::start();
+    host.session(1, &Tables::allow_all().only_from("/usr/bin/env").path("/usr/bin/touch", RULE));
+    assert!(host.run(Some(1), "exec /usr/bin/mkdir made").ok());
+    assert!(host.file("made").exists(), "the first program did not run: {:?}", host.drain().await);
+    host.run(Some(1), "env touch forbidden; true");
+    assert!(!host.file("forbidden").exists(), "a program ran that this caller may not start");
+    host.run(Some(1), "touch permitted");
+    assert!(host.file("permitted").exists(), "others may start it");
+}
+
 #[tokio::test]
 async fn scripts_are_judged_as_their_interpreter_and_by_lsm_as_themselves() {
     let host = Host::start();
