@@ -29,7 +29,11 @@ fn files(events: Vec<Event>) -> Vec<(Head, File)> {
 /// files are not judged.
 fn judging() -> Host {
     let host = Host::start();
-    assert_eq!(host.kernel.mode(), Mode::Lsm, "tracepoint mode does not judge files (see sensor-ebpf/src/file.rs)");
+    assert_eq!(
+        host.kernel.mode(),
+        Mode::Lsm,
+        "tracepoint mode does not judge files (see sensor-ebpf/src/file.rs)"
+    );
     host
 }
 

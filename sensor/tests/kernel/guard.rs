@@ -17,7 +17,11 @@ fn helper(host: &Host, session: Option<u64>, operation: &str) -> Ran {
 /// tracepoint mode, where the kernel programs guard nothing.
 fn start() -> (Host, Victim) {
     let host = Host::start();
-    assert_eq!(host.kernel.mode(), Mode::Lsm, "in tracepoint mode the guards are the leader's seccomp filter");
+    assert_eq!(
+        host.kernel.mode(),
+        Mode::Lsm,
+        "in tracepoint mode the guards are the leader's seccomp filter"
+    );
     host.session(1, &Tables::allow_all());
     let victim = Victim::start();
     host.kernel.guard(victim.pid()).expect("guard");
