@@ -23,7 +23,7 @@ use crate::{
     judge::{self, FILE, Judge, Verdict},
     maps::{POLICIES, SCRATCH, tag_of},
     names, path, program,
-    read::{self, Address},
+    read::{self, Address, Unreadable},
     scratch::{self, Scratch},
     tables, unix,
 };
@@ -167,6 +167,41 @@ fn may_be_guarded(op: u32) -> bool {
         _ => HOST_GUARDED_NAMES | HOST_SECRET_NAMES,
     };
     judge::host_flags() & of_interest != 0
+}
+
+/// Whether a folder is, or lies in, a registered name that is guarded.
+#[inline(always)]
+pub(crate) fn is_guarded(mount: Address, dentry: Address) -> Result<bool, Unreadable> {
+    if !may_be_guarded(file_op::WRITE) {
+        return Ok(false);
+    }
+    match find_guard(mount, dentry) {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Unreadable),
+    }
+}
+
+/// 0: not guarded; 1: guarded; 2: that could not be found out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_guard(mount: u64, dentry: u64) -> u32 {
+    let Some((index, area)) = scratch::claim() else { return 2 };
+    let resolved = path::resolve(index, area, mount, dentry);
+    if resolved.is_ok() {
+        // Of a part of a file system that is mounted elsewhere the way to its root, too.
+        let _ = names::inside(index, area);
+    }
+    // SAFETY: just claimed.
+    let found = unsafe { (*area).name_flags } & (NAME_GUARDED | NAME_SECRET) != 0;
+    scratch::release(area);
+    if found {
+        1
+    } else if resolved.is_ok() {
+        0
+    } else {
+        2
+    }
 }
 
 #[inline(always)]

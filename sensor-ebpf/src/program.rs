@@ -8,17 +8,17 @@ use sallyport_sensor_abi::{
         Header, cause, kind,
     },
     policy::{
-        ARGS_EOI, ARGS_ROW_WORDS, ARGS_START, ARGS_SYMBOLS, ARGS_TABLE, DENY, EXEC_INDEX_SETUID,
+        ARGS_DENIAL, ARGS_EOI, ARGS_ROW_WORDS, ARGS_START, ARGS_SYMBOLS, ARGS_TABLE, DENY, EXEC_INDEX_SETUID,
         EXEC_INDICES, INDEX_MASK, NEEDS_ARGS, PolicyHeader, Word,
     },
-    session::Tag,
+    session::{MAX_PENDING, Tag},
 };
 
 use crate::{
     event,
     judge::{self, ARGS, Judge, PATH, Verdict},
     maps::{POLICIES, SCRATCH, tag_of},
-    names, path,
+    names, path, pending,
     read::{self, Address, Unreadable, offset},
     scratch::{CHUNK_AT, Scratch},
 };
@@ -166,11 +166,66 @@ extern "C" fn judge_name(index: u32, caller: u32, start: u64, total: u32, how: u
         return FAILED | cause::NO_POLICY;
     };
     let Some(word) = by_path(index, area, policy, caller) else { return FAILED | cause::READ_FAILED };
-    if how & WITH_ARGS == 0 || word & NEEDS_ARGS == 0 {
+    if word & NEEDS_ARGS == 0 {
         return word;
     }
+    if how & WITH_ARGS == 0 {
+        return without_args(policy, word);
+    }
+    judge_row(index, word & INDEX_MASK, start, total, how)
+}
+
+/// The denial that it is whatever the arguments are; else the word itself, to be judged when they are there.
+#[inline(always)]
+fn without_args(policy: *const PolicyHeader, word: Word) -> u32 {
+    let row = word & INDEX_MASK;
+    // SAFETY: an entry of an array map.
+    let (base, rows, generation) = unsafe { ((*policy).base, (*policy).args_rows, (*policy).generation) };
+    let at = base.wrapping_add(rows).wrapping_add(row.wrapping_mul(ARGS_ROW_WORDS));
+    match judge::arena(at.wrapping_add(ARGS_DENIAL)) {
+        Some(denial) if denial & DENY != 0 => denial,
+        Some(_) if pending::note_row(row, generation) == 0 => word,
+        Some(_) => FAILED | cause::BUSY,
+        None => FAILED | cause::READ_FAILED,
+    }
+}
+
+/// The first denial among the rows of arguments that were noted for the current process, `count` of them.
+#[inline(always)]
+pub(crate) fn noted(index: u32, judge: &Judge, count: u32, args: &Args) -> Result<Option<Word>, u32> {
+    let mut which = 0;
+    while which < MAX_PENDING as u32 {
+        if which >= count {
+            break;
+        }
+        let row = pending::pending_row(which, judge.generation);
+        if row == pending::GONE {
+            return Err(cause::READ_FAILED);
+        }
+        let known = if args.known { ARGS_KNOWN } else { 0 };
+        let word = judge_row(index, row, args.start, args.total, known);
+        if word & FAILED != 0 {
+            return Err(word & !FAILED);
+        }
+        if word & DENY != 0 {
+            return Ok(Some(word));
+        }
+        which = read::next(which);
+    }
+    Ok(None)
+}
+
+/// The word of a row of arguments under the policy that area `index` names; with [`FAILED`]: one of [`cause`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_row(index: u32, row: u32, start: u64, total: u32, how: u32) -> u32 {
+    let Some(area) = SCRATCH.get_ptr_mut(index) else { return FAILED | cause::READ_FAILED };
+    // SAFETY: the area was claimed by the caller; entries of array maps are valid while the program runs.
+    let Some(policy) = POLICIES.get_ptr(unsafe { (*area).policy }) else {
+        return FAILED | cause::NO_POLICY;
+    };
     let args = Args { start, total, known: how & ARGS_KNOWN != 0 };
-    match by_args(index, area, policy, word & INDEX_MASK, &args) {
+    match by_args(index, area, policy, row, &args) {
         Ok(word) => word,
         Err(cause) => FAILED | cause,
     }

@@ -138,6 +138,13 @@ pub(crate) fn is_guarded(target: &Target) -> bool {
     }
 }
 
+/// A process of this number is the sensor or one of its shepherds, as far as a number tells.
+#[inline(always)]
+pub(crate) fn is_guarded_number(tgid: u32) -> bool {
+    // SAFETY: only whether it is there.
+    unsafe { GUARDED.get(tgid) }.is_some()
+}
+
 /// Argument `number` of an LSM hook as a mere number: what the verifier knows to be a pointer may neither be computed
 /// with nor be given to functions that are verified by themselves.
 #[inline(always)]

@@ -28,7 +28,7 @@ pub(crate) fn tag(tgid: u32, task: Address) -> Option<Tag> {
     let started = read::kernel::<u64>(task + unsafe { offset!(task_struct_start_boottime) }).ok()?;
     // The log-in's number stands where brokered sessions have their channel, so every event says which log-in it is.
     let channel = audit_session(task);
-    let tag = Tag { session, started, channel, slot, caller_generation: 0, caller: 0, _pad: 0 };
+    let tag = Tag { session, started, channel, slot, caller_generation: 0, caller: 0, pending: 0 };
     // Without its session it would be denied everything.
     let session = judge::session(&tag)?;
     // Full: it goes on untagged, which is what it would be without this.

@@ -23,6 +23,8 @@ pub struct Fields {
     pub cred_cap_permitted: u32,
     pub cred_cap_effective: u32,
     pub linux_binprm_cred: u32,
+    pub linux_binprm_filename: u32,
+    pub linux_binprm_interp: u32,
     pub task_struct_cred: u32,
     pub task_struct_group_leader: u32,
     pub task_struct_pid_links: u32,
@@ -34,9 +36,15 @@ pub struct Fields {
     pub proc_inode_pid: u32,
     pub proc_inode_vfs_inode: u32,
     pub file_private_data: u32,
+    /// A `struct fown_struct`; since 6.12 a pointer to it.
+    pub file_f_owner: u32,
+    /// Since 6.12; [`NO_OFFSET`] before, where it is a part of the file.
+    pub fown_struct_file: u32,
     pub socket_sk: u32,
     pub sock_common_skc_family: u32,
     pub sock_common_skc_num: u32,
+    pub sock_common_skc_rcv_saddr: u32,
+    pub sock_common_skc_v6_rcv_saddr: u32,
     pub sock_common_skc_cookie: u32,
     pub unix_sock_addr: u32,
     pub unix_sock_path: u32,
@@ -52,6 +60,8 @@ pub struct Fields {
 pub type SocketSession = u64;
 /// Entries of map `SOCKETS`. The ones unused for longest go first; a socket that is not there counts as made outside.
 pub const MAX_SOCKETS: u32 = 65_536;
+/// Entries of map `OWNED`: files that a tagged process made somebody the owner of, by a hash of their address.
+pub const OWNED: u32 = 1 << 12;
 /// Entries of read-only global `GUARDED_DEVICES`: file systems that pins and the cgroup hierarchy are on or mounted
 /// on (`s_dev`); 0: none.
 pub const GUARDED_DEVICES: usize = 8;

@@ -203,7 +203,8 @@ pub const ARGS_START: u32 = 0;
 pub const ARGS_EOI: u32 = 1;
 /// In a row of arguments: where the decisions lie; entry: [`Word`] by class.
 pub const ARGS_TABLE: u32 = 2;
-// Word 3 is zero.
+/// In a row of arguments: the [`Word`] if it is a denial whatever the arguments are, for who has to decide without them; else 0.
+pub const ARGS_DENIAL: u32 = 3;
 /// In a row of arguments: the symbols of all bytes, four to a word, lowest byte first.
 pub const ARGS_SYMBOLS: u32 = 4;
 

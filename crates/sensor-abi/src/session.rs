@@ -19,8 +19,24 @@ pub struct Tag {
     pub caller_generation: u64,
     /// Class of the process's program as a calling program.
     pub caller: u32,
-    /// Always zero.
-    pub _pad: u32,
+    /// How many rows of arguments are in the process's entry of map `PENDING`: those of the files that the program which is
+    /// about to start was found through.
+    pub pending: u32,
+}
+
+/// Rows of arguments that one start of a program can wait for; with more it is denied.
+pub const MAX_PENDING: usize = 8;
+/// Entries of map `PENDING`. The ones unused for longest go first; a program whose entry is gone is denied.
+pub const PENDING_PROGRAMS: u32 = 8_192;
+
+/// Value of map `PENDING`, keyed by tgid (`u32`): the kernel starts one program at a time in a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// [`crate::policy::PolicyHeader::generation`] of the policy that they are rows of.
+    pub generation: u64,
+    /// The rows, [`Tag::pending`] of them.
+    pub rows: [u32; MAX_PENDING],
 }
 
 /// Words of array map `TAGGED`: one bit for each process number there can be (`PID_MAX_LIMIT`, 2^22), which is set exactly as

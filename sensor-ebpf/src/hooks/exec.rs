@@ -1,7 +1,8 @@
 //! `sched_process_exec`: judges a program before its first instruction; the only judge of arguments.
 //!
 //! Sees: every `execve` and `execveat` that succeeded, with the new memory in place and nobody else in it. For a
-//! script it sees the interpreter. Needs: 4.17. On denial, and when anything cannot be read: SIGKILL, which the
+//! script it sees the interpreter; what rules on arguments left open about the script itself was noted for it, see
+//! `pending.rs` (LSM mode). Needs: 4.17. On denial, and when anything cannot be read: SIGKILL, which the
 //! kernel delivers before it returns to user space. Tags log-ins that did not come through a gateway.
 
 use aya_ebpf::{
@@ -10,6 +11,7 @@ use aya_ebpf::{
 };
 use sallyport_sensor_abi::{
     event::{EXEC_UNBROKERED, cause},
+    policy::DENY,
     session::Tag,
 };
 
@@ -17,6 +19,7 @@ use crate::{
     caller,
     judge::{self, CALLER, Judge, Verdict},
     maps::tag_of,
+    pending,
     program::{self, Args},
     read::Address,
     scratch::{self, Scratch},
@@ -35,6 +38,10 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
             None => return 0,
         },
     };
+    if tag.pending != 0 {
+        // From here on it is this program's, or nobody's: the tag above is a copy.
+        pending::forget(tgid);
+    }
     let judge = judge::judge_start(&tag);
     let Some((index, area)) = scratch::claim() else {
         if program::busy_program(flags) != 0 {
@@ -48,7 +55,7 @@ pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
     let resolved = program::resolve(index, area, ctx.arg(2));
     let args = Args::locate(task);
     let verdict = match judge {
-        Ok(judge) => decide(index, area, tgid, &judge, &tag, resolved, &args),
+        Ok(judge) => decide(index, area, tgid, ctx.arg(2), &judge, &tag, resolved, &args),
         Err(verdict) => {
             caller::keep(tgid, 0, caller::NOT_FOUND);
             verdict
@@ -73,6 +80,7 @@ fn decide(
     index: u32,
     area: *mut Scratch,
     tgid: u32,
+    bprm: Address,
     judge: &Judge,
     tag: &Tag,
     resolved: Result<(), u32>,
@@ -90,9 +98,21 @@ fn decide(
         return judge.unjudged(cause);
     }
     match before.and_then(|before| program::word(index, area, judge, before, Some(args))) {
-        Ok(word) => judge.verdict(word),
+        Ok(word) if word & DENY != 0 || !of_script(bprm, tag) => judge.verdict(word),
+        Ok(word) => match program::noted(index, judge, tag.pending, args) {
+            Ok(Some(denial)) => judge.verdict(denial),
+            Ok(None) => judge.verdict(word),
+            Err(cause) => judge.unjudged(cause),
+        },
         Err(cause) => judge.unjudged(cause),
     }
+}
+
+/// Whether something was noted for a script that this is the interpreter of. For a program that is no script, what was
+/// noted is judged anyway.
+#[inline(always)]
+fn of_script(bprm: Address, tag: &Tag) -> bool {
+    tag.pending != 0 && !pending::is_first(bprm).unwrap_or(false)
 }
 
 /// The class of the program that started this one. It is gone from memory, so its class must have been found before: in

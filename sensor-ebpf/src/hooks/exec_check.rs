@@ -1,7 +1,7 @@
 //! LSM `bprm_check_security`: denies programs by path before they run.
 //!
 //! Sees: every `execve`, once for a script and once more for its interpreter. Needs: 5.7, `CONFIG_BPF_LSM`, and `bpf`
-//! among the active LSMs. Rules on arguments are left to `sched_process_exec`. On error: denied.
+//! among the active LSMs. Rules on arguments are left to `sched_process_exec`, see `pending.rs`. On error: denied.
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_send_signal, macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::{
@@ -14,6 +14,7 @@ use crate::{
     hooks::{ALLOW, EPERM, prior},
     judge,
     maps::tag_of,
+    pending,
     program::{self, Args},
     read::{self, Address},
     scratch,
@@ -28,6 +29,11 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
         return prior(before);
     }
     let Some(tag) = tag_of(ctx.tgid()) else { return ALLOW };
+    let bprm: Address = read::plain(ctx.arg::<Address>(0));
+    // What was noted for a program that did not start.
+    if tag.pending != 0 && pending::is_first(bprm).unwrap_or(false) {
+        pending::forget(ctx.tgid());
+    }
     let judge = judge::judge_start(&tag);
     let Some((index, area)) = scratch::claim() else {
         return answer(program::busy_program(EXEC_PREVENTED));
@@ -36,7 +42,7 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
         Ok(judge) => {
             // First: it needs an area of its own, and at `sched_process_exec` it cannot be found any more.
             let caller = caller::class(&judge, &tag);
-            let resolved = program::resolve(index, area, read::plain(ctx.arg::<Address>(0)));
+            let resolved = program::resolve(index, area, bprm);
             let word = match (resolved, caller) {
                 (Ok(()), Ok(caller)) => program::word(index, area, &judge, caller, None),
                 (Err(cause), _) | (_, Err(cause)) => Err(cause),
@@ -48,7 +54,7 @@ pub fn sally_exec_check(ctx: LsmContext) -> i32 {
         }
         Err(verdict) => {
             if verdict.denies() {
-                let _ = program::resolve(index, area, read::plain(ctx.arg::<Address>(0)));
+                let _ = program::resolve(index, area, bprm);
             }
             verdict
         }

@@ -64,7 +64,7 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     }
     // The child's first act may be to start a program, when the one that it runs now can be found no more.
     let (caller, caller_generation) = caller(tag);
-    let child_tag = Tag { started, caller, caller_generation, ..*tag };
+    let child_tag = Tag { started, caller, caller_generation, pending: 0, ..*tag };
     let mut crowded = false;
     match TASKS.insert(tgid, child_tag, u64::from(BPF_NOEXIST)) {
         Ok(()) => {

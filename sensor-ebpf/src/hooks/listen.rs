@@ -1,9 +1,10 @@
 //! cgroup `bind4`, `bind6` and LSM `socket_listen`: where a session's sockets listen.
 //!
-//! Sees: every `bind()` of an Internet socket, from io_uring too, in both modes; and `listen()` on a socket that was
-//! never bound, for which the kernel chooses a port (needs BPF LSM). A bound socket was judged when it was bound, so
-//! `listen()` on it is not judged again. A port that `connect()` or a datagram takes by itself is not listening.
-//! Needs: 5.10. Misses in tracepoint mode: `listen()` without `bind()`. On error: denied.
+//! Sees: every `bind()` of an Internet socket, from io_uring too, in both modes; and every `listen()` (needs BPF LSM): on
+//! a socket that was never bound, for which the kernel chooses a port, and on one that was bound, perhaps before there was
+//! a session. What the session made and bound itself is judged again but not reported again, unless it is denied. A port
+//! that `connect()` or a datagram takes by itself is not listening. Needs: 5.10. Misses in tracepoint mode: `listen()`
+//! without `bind()`, or on a socket that others bound. On error: denied.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -13,6 +14,7 @@ use aya_ebpf::{
 };
 use sallyport_sensor_abi::{
     event::{Connect, OP_BIND, OP_LISTEN, cause, kind},
+    policy::{self, OBSERVED},
     session::Tag,
 };
 
@@ -77,47 +79,101 @@ fn bind(tag: &Tag, address: [u32; 4], version: u32, port: u32, protocol: u32) ->
 #[lsm(hook = "socket_listen")]
 pub fn sally_listen(ctx: LsmContext) -> i32 {
     let Some(tag) = system::tag() else { return system::ALLOW };
-    let version = match unbound(&ctx) {
+    let place = match place(&ctx, &tag) {
         Ok(None) => return system::ALLOW,
-        Ok(Some(version)) => version,
+        Ok(Some(place)) => place,
         // No version: it is judged as what could not be read.
-        Err(Unreadable) => 0,
+        Err(Unreadable) => Place { address: [0; 4], version: 0, port: 0, own: false },
     };
-    if judge(&tag, [0; 4], version, 0, TCP, OP_LISTEN).denies() { system::EPERM } else { system::ALLOW }
+    let verdict = decide(&tag, &place.address, place.version, place.port, TCP);
+    if !place.own || verdict.word & (policy::DENY | OBSERVED) != 0 {
+        // A socket that listens without being bound has no address yet.
+        let version = if place.port == 0 { 0 } else { place.version };
+        report(&tag, verdict, &place.address, version, place.port, TCP, OP_LISTEN);
+    }
+    if verdict.denies() { system::EPERM } else { system::ALLOW }
 }
 
-/// The version of an Internet socket that has no port yet.
+/// Where a socket is about to listen.
+struct Place {
+    address: [u32; 4],
+    version: u32,
+    /// 0: the kernel will choose one.
+    port: u32,
+    /// It was bound, and the session made it.
+    own: bool,
+}
+
+/// Where an Internet socket is about to listen.
 #[inline(always)]
-fn unbound(ctx: &LsmContext) -> Result<Option<u32>, Unreadable> {
+fn place(ctx: &LsmContext, tag: &Tag) -> Result<Option<Place>, Unreadable> {
     let sock = sockets::of(argument(ctx, 0)?)?;
     let family = sockets::family(sock)?;
     if family != AF_INET && family != AF_INET6 {
         return Ok(None);
     }
+    let mut version = if family == AF_INET { 4 } else { 6 };
+    let mut address = [0; 4];
     // SAFETY: points into `FIELDS`; `sock` begins with `sock_common`.
     let port: u16 = read::kernel(sock + unsafe { fields::field!(sock_common_skc_num) })?;
-    Ok(if port != 0 { None } else { Some(if family == AF_INET { 4 } else { 6 }) })
+    if port != 0 && version == 4 {
+        // SAFETY: as above.
+        let found: u32 = read::kernel(sock + unsafe { fields::field!(sock_common_skc_rcv_saddr) })?;
+        address[0] = u32::from_be(found);
+    } else if port != 0 {
+        // SAFETY: as above.
+        let found: [u32; 4] = read::kernel(sock + unsafe { fields::field!(sock_common_skc_v6_rcv_saddr) })?;
+        if found[0] == 0 && found[1] == 0 && found[2] == 0xffff_u32.to_be() {
+            address[0] = u32::from_be(found[3]);
+            version = 4;
+        } else {
+            address = [
+                u32::from_be(found[0]),
+                u32::from_be(found[1]),
+                u32::from_be(found[2]),
+                u32::from_be(found[3]),
+            ];
+        }
+    }
+    let own = port != 0 && sockets::own(sock, tag)?;
+    Ok(Some(Place { address, version, port: u32::from(port), own }))
 }
 
 #[inline(always)]
 fn judge(tag: &Tag, address: [u32; 4], version: u32, port: u32, protocol: u32, op: u32) -> Verdict {
-    let verdict = match judge::judge_start(tag) {
+    let verdict = decide(tag, &address, version, port, protocol);
+    report(tag, verdict, &address, version, port, protocol, op);
+    verdict
+}
+
+#[inline(always)]
+fn decide(tag: &Tag, address: &[u32; 4], version: u32, port: u32, protocol: u32) -> Verdict {
+    match judge::judge_start(tag) {
         Err(verdict) => verdict,
         Ok(judge) if version == 0 => judge.unjudged(cause::READ_FAILED),
         // SAFETY: a field of the policy.
         Ok(judge) => match unsafe {
-            net::word(&judge, &raw const (*judge.policy).listen, &address, version, port, protocol)
+            net::word(&judge, &raw const (*judge.policy).listen, address, version, port, protocol)
         } {
             Some(word) => judge.verdict(word),
             None => judge.unjudged(cause::READ_FAILED),
         },
-    };
-    // A socket that listens without being bound has no address yet.
-    let version = if op == OP_LISTEN { 0 } else { version };
+    }
+}
+
+#[inline(always)]
+fn report(
+    tag: &Tag,
+    verdict: Verdict,
+    address: &[u32; 4],
+    version: u32,
+    port: u32,
+    protocol: u32,
+    op: u32,
+) {
     Small {
         header: header(kind::CONNECT, tag, verdict),
-        body: Connect { address: net::bytes(&address), port, version, protocol, op },
+        body: Connect { address: net::bytes(address), port, version, protocol, op },
     }
     .send(tag);
-    verdict
 }

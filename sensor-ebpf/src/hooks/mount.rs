@@ -2,13 +2,15 @@
 //!
 //! Sees: `mount`, `umount2`, `move_mount`, `pivot_root`, `chroot`. The calls that make mounts without a place are in
 //! `capable.rs`. Guarded, whatever policy says: the BPF file system, the cgroup hierarchy and what those are mounted
-//! on can be neither unmounted, nor moved, nor covered; and since the old way to move a mount (`MS_MOVE`) does not
+//! on, and registered names that are guarded, can be neither unmounted, nor moved, nor covered (covering a folder above
+//! such a name is for policy to forbid); and since the old way to move a mount (`MS_MOVE`) does not
 //! tell here which one, it is refused. Needs: 5.7 and BPF LSM. On error: denied.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::policy::operation::{CHROOT, MOUNT, UNMOUNT};
 
 use crate::{
+    file,
     guard::{self, Place},
     read::{self, Address, Unreadable, offset},
     system::{ALLOW, argument, ask, guard as refuse, tag, unreadable},
@@ -58,6 +60,11 @@ pub fn sally_umount(ctx: LsmContext) -> i32 {
     }
     let flags: u32 = ctx.arg(1);
     match argument(&ctx, 0).and_then(guard::mount) {
+        Ok(true) => return refuse(UNMOUNT, flags),
+        Ok(false) => {}
+        Err(Unreadable) => return unreadable(UNMOUNT, flags),
+    }
+    match argument(&ctx, 0).and_then(root_name) {
         Ok(true) => refuse(UNMOUNT, flags),
         Ok(false) => ask(UNMOUNT, flags),
         Err(Unreadable) => unreadable(UNMOUNT, flags),
@@ -103,6 +110,18 @@ fn onto(path: Result<Address, Unreadable>, operation: u32, detail: u32) -> i32 {
 #[inline(always)]
 fn place(path: Address) -> Result<Place, Unreadable> {
     // SAFETY: offsets point into `OFFSETS`.
-    let dentry = unsafe { read::kernel(path + offset!(path_dentry))? };
-    guard::place(dentry)
+    let (mount, dentry) =
+        unsafe { (read::kernel(path + offset!(path_mnt))?, read::kernel(path + offset!(path_dentry))?) };
+    match guard::place(dentry)? {
+        Place::Other if file::is_guarded(mount, dentry)? => Ok(Place::Guarded),
+        found => Ok(found),
+    }
+}
+
+/// Whether what a mount shows is a registered name that is guarded.
+#[inline(always)]
+fn root_name(mount: Address) -> Result<bool, Unreadable> {
+    // SAFETY: points into `OFFSETS`.
+    let root = unsafe { read::kernel(mount + offset!(vfsmount_mnt_root))? };
+    file::is_guarded(mount, root)
 }

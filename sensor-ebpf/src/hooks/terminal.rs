@@ -9,7 +9,10 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::policy::operation::{KERNEL_ACCESS, OPEN_BY_HANDLE, SIGNAL, TERMINAL_INPUT};
 
-use crate::system::{ALLOW, ask, ask_outside, tag};
+use crate::{
+    owned,
+    system::{ALLOW, argument, ask, ask_outside, tag},
+};
 
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
@@ -29,17 +32,18 @@ const XFS_CHANGE_ATTRIBUTES: u32 = 0x587b;
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, file_ioctl, struct file *file, unsigned int cmd, unsigned long arg)
 #[lsm(hook = "file_ioctl")]
 pub fn sally_ioctl(ctx: LsmContext) -> i32 {
-    judge(ctx.arg(1))
+    judge(&ctx)
 }
 
 /// match-proto:v6.8:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, file_ioctl_compat, struct file *file, unsigned int cmd, unsigned long arg)
 #[lsm(hook = "file_ioctl_compat")]
 pub fn sally_ioctl_compat(ctx: LsmContext) -> i32 {
-    judge(ctx.arg(1))
+    judge(&ctx)
 }
 
 #[inline(always)]
-fn judge(command: u32) -> i32 {
+fn judge(ctx: &LsmContext) -> i32 {
+    let command: u32 = ctx.arg(1);
     let low = command & 0xffff;
     let terminal = command == TIOCSTI || command == TIOCLINUX || command == TIOCCONS;
     let signal = command == TIOCVHANGUP || command == FIOSETOWN || command == SIOCSPGRP;
@@ -52,6 +56,7 @@ fn judge(command: u32) -> i32 {
     if terminal {
         ask(TERMINAL_INPUT, command)
     } else if signal {
+        owned::note(argument(ctx, 0));
         ask_outside(SIGNAL, command, true)
     } else if stop {
         ask(KERNEL_ACCESS, command)

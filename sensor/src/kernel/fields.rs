@@ -26,6 +26,8 @@ pub(super) fn read() -> Result<Fields, OffsetError> {
         cred_cap_permitted: of("cred", "cap_permitted"),
         cred_cap_effective: of("cred", "cap_effective"),
         linux_binprm_cred: of("linux_binprm", "cred"),
+        linux_binprm_filename: of("linux_binprm", "filename"),
+        linux_binprm_interp: of("linux_binprm", "interp"),
         task_struct_cred: of("task_struct", "cred"),
         task_struct_group_leader: of("task_struct", "group_leader"),
         task_struct_pid_links: of("task_struct", "pid_links"),
@@ -37,9 +39,13 @@ pub(super) fn read() -> Result<Fields, OffsetError> {
         proc_inode_pid: of("proc_inode", "pid"),
         proc_inode_vfs_inode: of("proc_inode", "vfs_inode"),
         file_private_data: of("file", "private_data"),
+        file_f_owner: of("file", "f_owner"),
+        fown_struct_file: of("fown_struct", "file"),
         socket_sk: of("socket", "sk"),
         sock_common_skc_family: of("sock_common", "skc_family"),
         sock_common_skc_num: of("sock_common", "skc_num"),
+        sock_common_skc_rcv_saddr: of("sock_common", "skc_rcv_saddr"),
+        sock_common_skc_v6_rcv_saddr: of("sock_common", "skc_v6_rcv_saddr"),
         sock_common_skc_cookie: of("sock_common", "skc_cookie"),
         unix_sock_addr: of("unix_sock", "addr"),
         unix_sock_path: of("unix_sock", "path"),
@@ -85,7 +91,8 @@ mod tests {
         let fields = read().expect("fields of the running kernel");
         assert_eq!(fields.sock_common_skc_family, 16);
         assert_eq!(fields.unix_address_len, 4);
-        let text = format!("{fields:?}");
+        // Kernels before 6.12 lack it.
+        let text = format!("{:?}", Fields { fown_struct_file: 0, ..fields });
         assert!(!text.contains(&NO_OFFSET.to_string()), "{text}");
     }
 

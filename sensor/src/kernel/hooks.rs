@@ -17,6 +17,7 @@ pub(super) const SYSTEM: &[(&str, Hook)] = &[
     ("sally_guard_open", Hook::Lsm("file_open")),
     ("sally_signal", Hook::Lsm("task_kill")),
     ("sally_own", Hook::Lsm("file_fcntl")),
+    ("sally_send_own", Hook::Lsm("file_send_sigiotask")),
     ("sally_trace", Hook::Lsm("ptrace_access_check")),
     ("sally_traceme", Hook::Lsm("ptrace_traceme")),
     ("sally_rlimit", Hook::Lsm("task_setrlimit")),

@@ -19,7 +19,7 @@ use super::policies::Policies;
 use super::{Kernel, KernelError, KernelOptions, Mode, attach, fields, mounts, object, offsets, pins, probe};
 
 /// The maps, in the order in which they are opened.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 17] = [
     "META",
     "TASKS",
     "TAGGED",
@@ -35,6 +35,8 @@ const MAPS: [&str; 15] = [
     "UNBROKERED",
     "GUARDED",
     "SOCKETS",
+    "PENDING",
+    "OWNED",
 ];
 
 /// Work areas per CPU; see `sensor-ebpf/src/scratch.rs`.

@@ -4,16 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use sallyport_sensor_abi::policy::{
-    ARGS_ROW_WORDS, Automaton as TableAutomaton, EXEC_INDEX_FILELESS, EXEC_INDEX_SETUID, EXEC_INDICES,
-    INDEX_MASK, NEEDS_ARGS, PolicyHeader, UNIFORM, Word, operation,
+    ARGS_DENIAL, ARGS_ROW_WORDS, Automaton as TableAutomaton, EXEC_INDEX_FILELESS, EXEC_INDEX_SETUID, EXEC_INDICES,
+    DENY, END_SESSION, INDEX_MASK, KILL, NEEDS_ARGS, PolicyHeader, UNIFORM, Word, operation,
 };
 
 use super::limits::{self, MAX_CELLS, MAX_INDEX, MAX_WORDS, TooMuch};
 use crate::automaton::{self, Automaton, Weights};
-use crate::formula::{Atom, Atoms};
+use crate::formula::{Atom, Atoms, Formula};
 use crate::mutant;
 use crate::residual::Action;
-use crate::table::{Entry, Layer, Rest, decision, merge, refine};
+use crate::table::{Effect, Entry, Layer, Rest, decision, merge, refine};
 
 /// The rules of one action, on their way into the arena.
 pub(super) struct Part {
@@ -321,12 +321,26 @@ struct Rows {
     words: usize,
 }
 
-/// Symbols, transitions, classes, start, and the word of each class.
-type RowKey = (Vec<u8>, Vec<u32>, Vec<u32>, u32, Vec<Word>);
+/// Symbols, transitions, classes, start, the word of each class, and the word without arguments.
+type RowKey = (Vec<u8>, Vec<u32>, Vec<u32>, u32, Vec<Word>, Word);
 
 struct Row {
     automaton: Automaton,
     words: Vec<Word>,
+    /// See [`ARGS_DENIAL`].
+    denial: Word,
+}
+
+/// The word of rules that deny whatever the arguments are, and with the same consequence; else 0. The arguments would only tell
+/// which rule it is.
+fn denial(entries: &[Entry], rest: &Rest, words: &[Word]) -> Word {
+    let certain = |(entry, formula): &&(u32, Formula)| {
+        entries[*entry as usize].effect == Effect::Forbid && *formula == Formula::True
+    };
+    let certain: Rest = rest.iter().filter(certain).cloned().collect();
+    let word = last(entries, &certain);
+    const CONSEQUENCE: Word = DENY | KILL | END_SESSION;
+    if words.iter().all(|found| found & CONSEQUENCE == word & CONSEQUENCE) { word } else { 0 }
 }
 
 impl Rows {
@@ -351,6 +365,7 @@ impl Rows {
         if let [only] = first.as_slice() {
             return Ok(words[*only]);
         }
+        let denial = denial(entries, rest, &words);
         let automaton = automaton.minimise(&merged);
         let words: Vec<Word> = first.into_iter().map(|class| words[class]).collect();
         let key = (
@@ -359,13 +374,14 @@ impl Rows {
             automaton.class.clone(),
             automaton.start,
             words.clone(),
+            denial,
         );
         let fresh = self.rows.len() as u32;
         let number = *self.numbers.entry(key).or_insert(fresh);
         if number == fresh {
             self.words +=
                 ARGS_ROW_WORDS as usize + automaton.class.len() * (automaton.n_symbols + 1) + words.len();
-            self.rows.push(Row { automaton, words });
+            self.rows.push(Row { automaton, words, denial });
         }
         if self.rows.len() > MAX_INDEX || self.words > MAX_WORDS {
             return Err(limits::rows());
@@ -386,6 +402,7 @@ impl Rows {
             arena.extend(&row.words);
             let at = begin + number * ARGS_ROW_WORDS as usize;
             arena[at..at + 3].copy_from_slice(&[start, row.automaton.n_symbols as u32, table]);
+            arena[at + ARGS_DENIAL as usize] = row.denial;
             let symbols = row.automaton.symbols.as_chunks::<4>().0;
             for (word, bytes) in arena[at + 4..at + ARGS_ROW_WORDS as usize].iter_mut().zip(symbols) {
                 *word = u32::from_le_bytes(*bytes);
