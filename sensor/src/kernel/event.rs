@@ -1,11 +1,15 @@
 //! Events as the sensor speaks of them, decoded from the bytes of the ring buffer.
 
+mod counters;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sallyport_sensor_abi::event::{self as abi, cause, kind};
 use sallyport_sensor_abi::policy::{
     DENY, END_SESSION, INDEX_MASK, KILL, OBSERVED, UNJUDGED, Word, file_op, operation,
 };
+
+pub use counters::{Counters, KindCounters};
 
 /// What a tagged process did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -575,32 +579,6 @@ fn connect(body: &abi::Connect) -> Result<Connect, DecodeError> {
     };
     let protocol = u16::try_from(body.protocol).map_err(|_| unknown("protocol", body.protocol))?;
     Ok(Connect { destination, protocol })
-}
-
-/// Events of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct KindCounters {
-    /// Happened.
-    pub seen: u64,
-    /// Of those, not reported: the ring was full.
-    pub lost: u64,
-}
-
-/// Events since the maps were made. For each kind: seen = received + lost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// [`Event::Fork`].
-    pub fork: KindCounters,
-    /// [`Event::Exec`].
-    pub exec: KindCounters,
-    /// [`Event::Exit`].
-    pub exit: KindCounters,
-    /// [`Event::Connect`].
-    pub connect: KindCounters,
-    /// [`Event::File`].
-    pub file: KindCounters,
-    /// [`Event::System`].
-    pub system: KindCounters,
 }
 
 /// Fuzz entry: whatever the bytes are, they are an event or an error, and an event is no larger than its bytes.

@@ -183,7 +183,7 @@ impl Filter {
     /// # Errors
     /// The kernel refuses; some of it may be on then, so the process must end.
     pub fn put_on_as_root(&self) -> Result<(), FilterError> {
-        self.as_root.iter().try_for_each(|program| install(program))
+        self.as_root.iter().try_for_each(install)
     }
 
     /// Puts on the rest, if there is any, with `no_new_privs`.

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use sallyport_sensor_abi::policy::{
-    ARGS_DENIAL, ARGS_ROW_WORDS, Automaton as TableAutomaton, EXEC_INDEX_FILELESS, EXEC_INDEX_SETUID, EXEC_INDICES,
-    DENY, END_SESSION, INDEX_MASK, KILL, NEEDS_ARGS, PolicyHeader, UNIFORM, Word, operation,
+    ARGS_DENIAL, ARGS_ROW_WORDS, Automaton as TableAutomaton, DENY, END_SESSION, EXEC_INDEX_FILELESS,
+    EXEC_INDEX_SETUID, EXEC_INDICES, INDEX_MASK, KILL, NEEDS_ARGS, PolicyHeader, UNIFORM, Word, operation,
 };
 
 use super::limits::{self, MAX_CELLS, MAX_INDEX, MAX_WORDS, TooMuch};
