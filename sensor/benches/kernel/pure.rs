@@ -12,8 +12,11 @@ use sallyport_sensor_abi::question::{BATCH, Question, TEXT, kind};
 use crate::counters::{Counting, Samples};
 use crate::rules::SIZES;
 
-/// What is asked: name, and the question of a number.
-const ASKED: [(&str, fn(usize) -> Question); 3] = [("exec", exec), ("open", open), ("connect", connect)];
+/// Makes the question with a number.
+type Ask = fn(usize) -> Question;
+
+/// What is asked: its name, and how.
+const ASKED: [(&str, Ask); 3] = [("exec", exec), ("open", open), ("connect", connect)];
 /// Runs of the program for one sample; each answers a batch.
 const RUNS: usize = 20;
 
@@ -112,6 +115,6 @@ fn open(at: usize) -> Question {
 
 fn connect(at: usize) -> Question {
     let n = number(at) as u32;
-    let address = if at == 0 { 0x7f00_0001 } else { 10 << 24 | n / 250 << 16 | n % 250 << 8 | 1 };
+    let address = if at == 0 { 0x7f00_0001 } else { (10 << 24) | ((n / 250) << 16) | ((n % 250) << 8) | 1 };
     Question { what: 4, address: [address, 0, 0, 0], port: 443, protocol: 6, ..with_path(kind::CONNECT, "") }
 }
