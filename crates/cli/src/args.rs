@@ -6,6 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::clock;
 
+mod policy;
+
+pub use policy::{Bundle, Policy, Push};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -132,46 +136,6 @@ pub struct SshConfig {
     /// Write ~/.ssh/sallyport/config instead of printing it
     #[arg(long)]
     pub write: bool,
-}
-
-/// `policy …`.
-#[derive(Debug, Subcommand)]
-pub enum Policy {
-    /// Check a bundle: every fault, and where each rule is enforced
-    Check(Bundle),
-    /// Run a bundle's test cases
-    Test(Bundle),
-    /// Check and test a bundle, then put it in force everywhere
-    Push(Push),
-    /// Show the policy in force, or an earlier version
-    Show {
-        /// Version, all 64 digits [default: the one in force]
-        version: Option<String>,
-        /// Write the bundle's files into this folder, which must be empty or missing
-        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-        extract: Option<PathBuf>,
-    },
-    /// Print a bundle's version
-    Version(Bundle),
-}
-
-/// A policy folder.
-#[derive(Debug, Args)]
-pub struct Bundle {
-    /// The bundle's folder
-    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
-    pub dir: PathBuf,
-}
-
-/// `policy push`.
-#[derive(Debug, Args)]
-pub struct Push {
-    /// The bundle's folder
-    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
-    pub dir: PathBuf,
-    /// Why; kept with the version [default: the subject of the Git commit]
-    #[arg(short, long, value_name = "TEXT")]
-    pub message: Option<String>,
 }
 
 /// `sessions`.

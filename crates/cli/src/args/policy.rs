@@ -1,0 +1,45 @@
+//! The grammar of `policy …`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+
+/// `policy …`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Check a bundle: every fault, and where each rule is enforced
+    Check(Bundle),
+    /// Run a bundle's test cases
+    Test(Bundle),
+    /// Check and test a bundle, then put it in force everywhere
+    Push(Push),
+    /// Show the policy in force, or an earlier version
+    Show {
+        /// Version, all 64 digits [default: the one in force]
+        version: Option<String>,
+        /// Write the bundle's files into this folder, which must be empty or missing
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        extract: Option<PathBuf>,
+    },
+    /// Print a bundle's version
+    Version(Bundle),
+}
+
+/// A policy folder.
+#[derive(Debug, Args)]
+pub struct Bundle {
+    /// The bundle's folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}
+
+/// `policy push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// The bundle's folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Why; kept with the version [default: the subject of the Git commit]
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+}

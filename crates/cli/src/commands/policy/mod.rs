@@ -1,0 +1,89 @@
+//! `policy …`: write, check, test, push and show bundles. One file each.
+
+mod check;
+mod push;
+mod show;
+mod test;
+
+use std::path::Path;
+
+use sallyport_policy::{Bundle, Diagnostics, Policy, Sample};
+use serde_json::json;
+
+use crate::{
+    args::{Bundle as BundleArgs, Policy as Command},
+    failure::Failure,
+    gateway::Context,
+    out::Look,
+    text::safe_lines,
+};
+
+/// Runs it.
+///
+/// # Errors
+/// Faults in the bundle, or the gateway refuses or cannot be asked.
+pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Check(BundleArgs { dir }) => check::check(context, &dir),
+        Command::Test(BundleArgs { dir }) => test::test(context, &dir),
+        Command::Push(args) => push::push(context, &args).await,
+        Command::Show { version, extract } => {
+            show::show(context, version.unwrap_or_default(), extract.as_deref()).await
+        }
+        Command::Version(BundleArgs { dir }) => version(context, &dir),
+    }
+}
+
+fn read(dir: &Path) -> Result<Bundle, Failure> {
+    Bundle::read_dir(dir).map_err(|err| {
+        Failure::failed(format!("cannot read a policy bundle from `{}`", dir.display()))
+            .because(&err)
+            .next("name the folder that holds `bundle.toml` and the `.cedar` files")
+    })
+}
+
+/// Loads a bundle, or prints every fault.
+fn load(context: &Context, dir: &Path) -> Result<(Bundle, Policy), Failure> {
+    let bundle = read(dir)?;
+    match Policy::load(&bundle) {
+        Ok(policy) => Ok((bundle, policy)),
+        Err(faults) => {
+            print_faults(context, &bundle, &faults)?;
+            Err(Failure::said())
+        }
+    }
+}
+
+/// Compiles a policy for a sample of those whom it may concern, or prints what is too large.
+fn try_out(context: &Context, bundle: &Bundle, policy: &Policy) -> Result<Sample, Failure> {
+    match policy.try_out() {
+        Ok(sample) => Ok(sample),
+        Err(faults) => {
+            print_faults(context, bundle, &faults)?;
+            Err(Failure::said())
+        }
+    }
+}
+
+fn print_faults(context: &Context, bundle: &Bundle, faults: &Diagnostics) -> Result<(), Failure> {
+    let out = context.out;
+    if out.json {
+        out.json(&json!({ "ok": false, "version": bundle.version(), "faults": faults.faults }))?;
+        return Ok(());
+    }
+    out.line(safe_lines(&faults.to_string(), 2000))?;
+    let count = faults.faults.len();
+    let faults = if count == 1 { "1 fault".to_owned() } else { format!("{count} faults") };
+    out.line(out.look(Look::Red, &format!("{faults}; the bundle cannot come into force.")))?;
+    Ok(())
+}
+
+fn version(context: &Context, dir: &Path) -> Result<(), Failure> {
+    let bundle = read(dir)?;
+    if context.out.json {
+        context.out.json(&json!({ "version": bundle.version() }))?;
+    } else {
+        context.out.line(bundle.version())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! `policy push`: puts a bundle in force everywhere.
+
+use sallyport_contract::v1::{PushPolicyRequest, PushPolicyResponse};
+use serde_json::json;
+
+use super::{load, test::print_tests, try_out};
+use crate::{
+    args::Push,
+    failure::Failure,
+    gateway::Context,
+    git,
+    out::Look,
+    text::{safe, safe_lines},
+};
+
+pub(super) async fn push(context: &Context, args: &Push) -> Result<(), Failure> {
+    // What the gateway would refuse is told here, with places, before anything is sent.
+    let (bundle, policy) = load(context, &args.dir)?;
+    try_out(context, &bundle, &policy)?;
+    let tests = policy.run_tests(&bundle);
+    if !tests.passed() {
+        if !context.out.json {
+            // It says what failed; what that means for the push comes after it.
+            let _ = print_tests(context, &tests);
+        }
+        return Err(Failure::failed("the bundle's test cases fail, so nothing was pushed")
+            .next("correct the rules or the cases; `sallyport policy test` runs them"));
+    }
+    let origin = git::origin(&args.dir);
+    if origin.is_dirty {
+        eprintln!("sallyport: the folder differs from its Git commit; the version is marked `-dirty`");
+    }
+    let request = PushPolicyRequest {
+        archive: bundle.to_archive(),
+        commit: origin.commit,
+        author: origin.author,
+        message: args.message.clone().unwrap_or(origin.subject),
+    };
+    let (mut console, _) = context.console().await?;
+    let answer = console
+        .push_policy(request)
+        .await
+        .map_err(|status| Failure::from_status("pushing the policy", &status))?
+        .into_inner();
+    if context.out.json {
+        document(context, &answer)?;
+    } else {
+        report(context, &answer)?;
+    }
+    let behind = answer.sensors.iter().any(|sensor| !sensor.error.is_empty());
+    if answer.problems.is_empty() && !behind { Ok(()) } else { Err(Failure::said()) }
+}
+
+fn document(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure> {
+    let sensors: Vec<serde_json::Value> = answer
+        .sensors
+        .iter()
+        .map(|sensor| json!({ "host": sensor.host, "version": sensor.version, "error": sensor.error }))
+        .collect();
+    context.out.json(&json!({
+        "accepted": answer.problems.is_empty(),
+        "version": answer.version,
+        "previous_version": answer.previous_version,
+        "problems": answer.problems,
+        "sensors": sensors,
+    }))?;
+    Ok(())
+}
+
+fn report(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure> {
+    let out = context.out;
+    if !answer.problems.is_empty() {
+        out.line(out.look(Look::Red, "The gateway refused the bundle; the version before stays in force."))?;
+        for problem in &answer.problems {
+            out.line(safe_lines(problem, 30))?;
+        }
+        return Ok(());
+    }
+    let same = answer.version == answer.previous_version;
+    out.line(format!("{}: {}", out.look(Look::Green, "In force"), safe(&answer.version, 64)))?;
+    if same {
+        out.line("  it was in force already")?;
+    } else if !answer.previous_version.is_empty() {
+        out.line(format!("  before:  {}", safe(&answer.previous_version, 64)))?;
+    }
+    if answer.sensors.is_empty() {
+        out.line("  no sensor is connected; each takes the version when it connects")?;
+    }
+    for sensor in &answer.sensors {
+        let host = safe(&sensor.host, 80);
+        if !sensor.error.is_empty() {
+            let why = safe(&sensor.error, 300);
+            out.line(format!("  {}", out.look(Look::Red, &format!("{host}: NOT in force: {why}"))))?;
+        } else if sensor.version == answer.version {
+            out.line(format!("  {host}: in force, in running sessions too"))?;
+        } else {
+            let has = if sensor.version.is_empty() { "none".to_owned() } else { safe(&sensor.version, 12) };
+            out.line(format!(
+                "  {}",
+                out.look(Look::Yellow, &format!("{host}: has not answered yet (has {has})"))
+            ))?;
+        }
+    }
+    Ok(())
+}
