@@ -96,6 +96,19 @@ impl Terminal {
         .with_context(|| format!("the terminal showed: {}", self.since(mark)))
     }
 
+    /// Waits until these texts are shown after the mark, each behind the one before.
+    ///
+    /// # Errors
+    /// They are not shown in time.
+    pub fn expect_in_turn(&self, mark: usize, texts: &[&str]) -> Result<()> {
+        wait::until(&format!("{texts:?} in the terminal"), wait::PATIENCE, || {
+            let shown = self.since(mark);
+            let rest = texts.iter().try_fold(&*shown, |rest, text| rest.split_once(text).map(|(_, rest)| rest));
+            Ok(rest.map(drop))
+        })
+        .with_context(|| format!("the terminal showed: {}", self.since(mark)))
+    }
+
     /// Is the program still running?
     ///
     /// # Errors
