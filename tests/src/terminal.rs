@@ -103,7 +103,8 @@ impl Terminal {
     pub fn expect_in_turn(&self, mark: usize, texts: &[&str]) -> Result<()> {
         wait::until(&format!("{texts:?} in the terminal"), wait::PATIENCE, || {
             let shown = self.since(mark);
-            let rest = texts.iter().try_fold(&*shown, |rest, text| rest.split_once(text).map(|(_, rest)| rest));
+            let rest =
+                texts.iter().try_fold(&*shown, |rest, text| rest.split_once(text).map(|(_, rest)| rest));
             Ok(rest.map(drop))
         })
         .with_context(|| format!("the terminal showed: {}", self.since(mark)))
