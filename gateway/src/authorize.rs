@@ -7,7 +7,7 @@ mod session;
 pub use outcome::{EndReason, Refusal, RefusalKind, SignInAttempt, TargetInfo};
 pub use session::AuthorizedSession;
 
-use crate::policy_store::{PolicyStore, short};
+use crate::policy::{PolicyStore, short};
 use crate::recorder::{AppendError, Recorder, draft};
 use crate::sensors::registry::Sensors;
 use crate::sessions::{LiveSession, Sessions, principal};

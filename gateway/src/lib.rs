@@ -10,7 +10,7 @@ pub mod console;
 pub mod files;
 pub mod identity;
 pub mod link;
-pub mod policy_store;
+pub mod policy;
 pub mod recorder;
 pub mod sensors;
 mod sessions;

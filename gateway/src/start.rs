@@ -6,7 +6,7 @@ use crate::authorize::{Authorizer, EndReason};
 use crate::config::Config;
 use crate::console::{SignIn, SshCommand};
 use crate::link::{self, service};
-use crate::policy_store::{PolicyError, PolicyStore, short};
+use crate::policy::{PolicyError, PolicyStore, short};
 use crate::recorder::{self, Recorder, draft, recording, verify_casts};
 use crate::sensors::registry::Sensors;
 use crate::sessions::Sessions;

@@ -1,6 +1,6 @@
 //! What authorisation says to people: refusals, reasons, targets.
 
-use crate::policy_store::short;
+use crate::policy::short;
 use sallyport_evidence::record::Identity;
 use sallyport_policy::RuleInfo;
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 use super::{Service, denied, internal};
 use crate::authority::x509::is_host_name;
 use crate::authorize::{EndReason, GatewayAction};
-use crate::policy_store::{PolicyError, PushNote};
+use crate::policy::{PolicyError, PushNote};
 use crate::state::{policies, sensors, tokens};
 use sallyport_contract::v1::*;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use super::{Connection, enrolment, sensor};
 use crate::authority::x509::Authority;
 use crate::authorize::Authorizer;
 use crate::console;
-use crate::policy_store::MAX_ARCHIVE;
+use crate::policy::MAX_ARCHIVE;
 use crate::state::State;
 use sallyport_contract::v1::console_server::ConsoleServer;
 use sallyport_contract::v1::enrolment_server::EnrolmentServer;

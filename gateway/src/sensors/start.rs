@@ -4,7 +4,7 @@ use super::channel;
 use super::registry::{ChannelEntry, Sensors, clean};
 use super::{HostChannel, StartError};
 use crate::authorize::EndReason;
-use crate::policy_store::short;
+use crate::policy::short;
 use crate::recorder::cast::Header;
 use crate::recorder::recording::{self, RecordingOpen};
 use crate::recorder::{draft, verify_casts};
