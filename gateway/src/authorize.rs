@@ -15,8 +15,8 @@ use crate::state::{self, State};
 use outcome::{policy_refusal, unrecorded};
 use sallyport_contract::v1::{EndSession, gateway_order::Order};
 use sallyport_evidence::record::{Decision, Identity, Kind, Outcome, Record, Session};
-pub use sallyport_policy::GatewayAction;
 use sallyport_policy::{Answer, Question, RuleInfo};
+pub use sallyport_policy::{Change, GatewayAction};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -171,11 +171,25 @@ impl Authorizer {
     /// # Errors
     /// Policy does not permit it.
     pub fn gateway_action(&self, identity: &Identity, action: GatewayAction) -> Result<(), Refusal> {
+        self.change_action(identity, action, &Change::default())
+    }
+
+    /// May `identity` do `action` with this change of policy?
+    ///
+    /// # Errors
+    /// Policy does not permit it.
+    pub fn change_action(
+        &self,
+        identity: &Identity,
+        action: GatewayAction,
+        change: &Change,
+    ) -> Result<(), Refusal> {
         let Some(current) = self.inner.policies.current() else {
             let message = "no policy is installed on this gateway, so nothing is permitted".to_owned();
             return Err(Refusal { kind: RefusalKind::Policy, message });
         };
-        let answer = current.policy.decide(&Question::Gateway { principal: principal(identity), action });
+        let principal = principal(identity);
+        let answer = current.policy.decide(&Question::Gateway { principal, action, change: change.clone() });
         if answer.allowed {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use sallyport_sensor_abi::policy::{DENY, OBSERVED, QUIET, Word, file_op, operati
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, INCLUDE};
+use crate::change::Change;
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
 use crate::question::{Answer, FileOp, GatewayAction, Operation, Principal, Question, RuleInfo};
@@ -151,6 +152,9 @@ struct Case {
     listen: Option<String>,
     #[serde(default)]
     gateway: Option<GatewayAction>,
+    /// Belongs to `push_policy` and `approve_policy`: what the change is, and where it comes from.
+    #[serde(default)]
+    change: Option<Change>,
     expect: Verdict,
     /// Id of the rule that must decide; `default-deny` for none.
     #[serde(default)]
@@ -349,7 +353,8 @@ fn question(case: &Case, people: &BTreeMap<String, Person>) -> Result<Question, 
     };
     belongs(case, action, !files.is_empty())?;
     if let Some(action) = case.gateway {
-        return Ok(Question::Gateway { principal, action });
+        let change = case.change.clone().unwrap_or_default();
+        return Ok(Question::Gateway { principal, action, change });
     }
     let host = case.host.clone().ok_or("`where` names the host; it is missing")?;
     let local_user = case.local_user.clone().ok_or("`as` names the local user; it is missing")?;
@@ -413,6 +418,12 @@ fn belongs(case: &Case, action: &str, file: bool) -> Result<(), String> {
         (case.recorded.is_some(), "recorded", in_kernel, "what happens inside a session"),
         (case.host.is_some(), "where", action != "gateway", "everything but `gateway`"),
         (case.local_user.is_some(), "as", action != "gateway", "everything but `gateway`"),
+        (
+            case.change.is_some(),
+            "change",
+            case.gateway.is_some_and(GatewayAction::is_about_a_change),
+            "`gateway = \"push_policy\"` and `\"approve_policy\"`",
+        ),
     ] {
         if given && !allowed {
             return Err(format!("`{name}` belongs to {to}, not to `{action}`"));
@@ -464,6 +475,9 @@ fn title(who: &str, question: &Question) -> String {
                 "{who} as {local_user} on {host} connects to {protocol} {}",
                 SocketAddr::new(*address, *port)
             )
+        }
+        Question::Gateway { action, change, .. } if action.is_about_a_change() => {
+            format!("{who} asks for {}{change}", action.name())
         }
         Question::Gateway { action, .. } => format!("{who} asks for {}", action.name()),
     }

@@ -226,6 +226,7 @@ pub(crate) fn request(question: &Question) -> Option<Request> {
             ("port", RestrictedExpression::new_long(i64::from(*port))),
             ("protocol", text(&protocol_name(*protocol))),
         ],
+        Question::Gateway { action, change, .. } if action.is_about_a_change() => change.context(),
         Question::Gateway { .. } => vec![],
     };
     let context =

@@ -6,6 +6,8 @@ use std::time::Duration;
 use sallyport_sensor_abi::policy::{file_op, operation};
 use serde::{Deserialize, Serialize};
 
+use crate::change::Change;
+
 /// Who acts: what the identity provider's token said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Principal {
@@ -122,6 +124,8 @@ pub enum Question {
         principal: Principal,
         /// What.
         action: GatewayAction,
+        /// Which change of policy it is about; the default for actions that are not about one.
+        change: Change,
     },
 }
 
@@ -247,6 +251,8 @@ impl Operation {
 pub enum GatewayAction {
     /// Put a policy version into force.
     PushPolicy,
+    /// Approve a version that somebody else proposed.
+    ApprovePolicy,
     /// Read records and recordings.
     ReadEvidence,
     /// Add and remove hosts.
@@ -257,16 +263,23 @@ pub enum GatewayAction {
 
 impl GatewayAction {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::PushPolicy, Self::ReadEvidence, Self::ManageSensors, Self::EndSessions];
+    pub const ALL: [Self; 5] =
+        [Self::PushPolicy, Self::ApprovePolicy, Self::ReadEvidence, Self::ManageSensors, Self::EndSessions];
 
     /// Name of the Cedar action.
     pub fn name(self) -> &'static str {
         match self {
             Self::PushPolicy => "push_policy",
+            Self::ApprovePolicy => "approve_policy",
             Self::ReadEvidence => "read_evidence",
             Self::ManageSensors => "manage_sensors",
             Self::EndSessions => "end_sessions",
         }
+    }
+
+    /// Whether it is about one change of policy.
+    pub fn is_about_a_change(self) -> bool {
+        matches!(self, Self::PushPolicy | Self::ApprovePolicy)
     }
 
     /// The action with this name.
