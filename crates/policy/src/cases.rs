@@ -15,6 +15,7 @@ use crate::kernel::KernelPolicy;
 use crate::load::Policy;
 use crate::question::{Answer, FileOp, GatewayAction, Operation, Principal, Question, RuleInfo};
 use crate::rule::DEFAULT_RULE;
+use crate::standin::StandIn;
 
 /// What running a bundle's cases gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -67,6 +68,9 @@ impl fmt::Display for TestReport {
 struct File {
     #[serde(default)]
     people: BTreeMap<String, Person>,
+    /// Hosts that `entities.json` does not list.
+    #[serde(default)]
+    hosts: BTreeMap<String, StandIn>,
     #[serde(default, rename = "case")]
     cases: Vec<toml::Spanned<Case>>,
 }
@@ -199,14 +203,14 @@ impl Policy {
     /// Runs the cases of the bundle that this policy was loaded from.
     pub fn run_tests(&self, bundle: &Bundle) -> TestReport {
         let mut run = Run {
-            policy: self,
+            policy: self.clone(),
             report: TestReport::default(),
             called: BTreeSet::new(),
             compiled: HashMap::new(),
         };
         for (path, content) in &bundle.files {
             if path.starts_with("tests/") && path.ends_with(".toml") {
-                run.file(path, content);
+                run.file(self, path, content);
             }
         }
         let own = self.rules().filter(|rule| !rule.file.starts_with(INCLUDE));
@@ -215,17 +219,18 @@ impl Policy {
     }
 }
 
-struct Run<'a> {
-    policy: &'a Policy,
+struct Run {
+    /// With the hosts of the file that is at work.
+    policy: Policy,
     report: TestReport,
     /// Ids of rules that some case called on.
-    called: BTreeSet<&'a str>,
+    called: BTreeSet<String>,
     /// By person, host and local user.
     compiled: HashMap<(Principal, String, String), Result<KernelPolicy, String>>,
 }
 
-impl<'a> Run<'a> {
-    fn file(&mut self, path: &str, content: &[u8]) {
+impl Run {
+    fn file(&mut self, policy: &Policy, path: &str, content: &[u8]) {
         let text = String::from_utf8_lossy(content);
         let file: File = match toml::from_str(&text) {
             Ok(file) => file,
@@ -236,6 +241,14 @@ impl<'a> Run<'a> {
                 return;
             }
         };
+        match policy.with_hosts(&file.hosts) {
+            Ok(policy) => self.policy = policy,
+            Err(message) => {
+                self.fail(path, 1, "the file".into(), message);
+                return;
+            }
+        }
+        self.compiled.clear();
         for case in &file.cases {
             self.report.cases += 1;
             let line = crate::diagnostic::line_of(&text, case.span().start);
@@ -257,9 +270,8 @@ impl<'a> Run<'a> {
 
     /// What is wrong with the answer.
     fn ask(&mut self, case: &Case, question: &Question) -> Option<String> {
-        let policy: &'a Policy = self.policy;
-        let (answer, rules) = policy.decide_by(question);
-        self.called.extend(rules);
+        let (answer, rules) = self.policy.decide_by(question);
+        self.called.extend(rules.into_iter().map(str::to_owned));
         let got = told(&answer);
         let rule = answer.rule.as_ref().map_or(DEFAULT_RULE, |rule| &rule.id);
         if answer.allowed != (case.expect == Verdict::Allow) {

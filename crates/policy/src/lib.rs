@@ -38,6 +38,7 @@ mod residual;
 mod rule;
 mod sample;
 mod source;
+mod standin;
 mod table;
 mod trie;
 

@@ -37,7 +37,7 @@ pub struct Policy {
     pub(crate) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Inner {
     pub(crate) version: String,
     pub(crate) name: String,

@@ -1,11 +1,12 @@
 //! Trying a policy out: whether it can be compiled for those whom it may concern.
 //!
 //! Tables are made for a person, a host and a local user, so that a bundle is too large for somebody would only be found at the sensor. The check
-//! and the push therefore compile it for a sample: each group alone, all groups, none; on each known host and on an
-//! unknown one; as root and as somebody else. The sample is bounded, and the result says whether it was complete.
+//! and the push therefore compile it for a sample: each group alone, all groups, none, and machines where rules speak of
+//! them; on each known host, one of each host group that lists none, and an unknown one; as root and as somebody else. The sample is bounded, and the result says whether it was complete.
 
 use std::collections::{BTreeSet, HashMap};
 
+use cedar_policy::pst::Clause;
 use serde::Serialize;
 
 use crate::bundle::MANIFEST;
@@ -55,9 +56,15 @@ impl Policy {
             .map(|uid| uid.id().unescaped().to_owned())
             .collect();
         // The widest first: if the sample is cut short, these are in it.
-        let mut people = vec![groups.clone(), vec![]];
-        people.extend(groups.into_iter().map(|group| vec![group]));
-        let mut hosts = self.hosts();
+        let mut people = vec![("human", groups.clone()), ("human", vec![])];
+        let named = self.named_in_rules();
+        let kinds = ["ci", "agent"].into_iter().filter(|kind| named.contains(*kind));
+        people.extend(kinds.map(|kind| (kind, groups.clone())));
+        people.extend(groups.into_iter().map(|group| ("human", vec![group])));
+        let more = self.hosts_of_empty_groups();
+        // They come from the bundle itself, so this cannot fail; without them the sample would only be smaller.
+        let policy = self.with_hosts(&more).unwrap_or_else(|_| self.clone());
+        let mut hosts = policy.hosts();
         hosts.insert(0, UNKNOWN_HOST.to_owned());
         let users = ["root", "somebody"];
         let combinations = people.len() * hosts.len() * users.len();
@@ -66,7 +73,7 @@ impl Policy {
         let mut known: HashMap<u64, ()> = HashMap::new();
         let mut faults = Faults::default();
         let mut told = BTreeSet::new();
-        'all: for groups in &people {
+        'all: for (kind, groups) in &people {
             for host in &hosts {
                 for user in users {
                     if sample.tried == most || sample.different == MAX_COMPILED {
@@ -76,14 +83,14 @@ impl Policy {
                     let person = Principal {
                         user: "somebody".into(),
                         groups: groups.clone(),
-                        kind: "human".into(),
+                        kind: (*kind).to_owned(),
                         ..Principal::default()
                     };
-                    let compiled = self.folded(&person, host, user).and_then(|folded| {
+                    let compiled = policy.folded(&person, host, user).and_then(|folded| {
                         if known.insert(folded.fingerprint(), ()).is_some() {
                             return Ok(None);
                         }
-                        self.build(&folded, &person, host).map(Some)
+                        policy.build(&folded, &person, host).map(Some)
                     });
                     match compiled {
                         Ok(None) => {}
@@ -107,5 +114,16 @@ impl Policy {
             }
         }
         faults.result(sample)
+    }
+    /// Every string that a rule's condition holds.
+    fn named_in_rules(&self) -> BTreeSet<String> {
+        let mut texts = BTreeSet::new();
+        for rule in self.inner.rules.values() {
+            for clause in rule.body.clauses() {
+                let (Clause::When(expr) | Clause::Unless(expr)) = clause;
+                crate::expr::strings(expr, &mut texts);
+            }
+        }
+        texts
     }
 }
