@@ -7,7 +7,9 @@ pub mod checkpoint;
 pub mod merkle;
 pub mod note;
 pub mod record;
+pub mod statement;
 pub mod verify;
 
 pub use checkpoint::Checkpoint;
 pub use record::Record;
+pub use statement::Statement;

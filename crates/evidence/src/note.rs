@@ -8,6 +8,8 @@ use std::fmt;
 
 /// Algorithm byte of Ed25519 in C2SP `signed-note`.
 const ED25519: u8 = 1;
+/// How a private key's text begins.
+const PRIVATE: &str = "PRIVATE+KEY+";
 /// A note with more lines than this is not one of ours: a bound for hostile input.
 const MAX_SIGNATURES: usize = 100;
 
@@ -17,6 +19,9 @@ pub enum NoteError {
     /// Not `NAME+HEX+BASE64` of an Ed25519 key.
     #[error("not a log key; it looks like `name+1a2b3c4d+AbCd…`")]
     Key,
+    /// Not `PRIVATE+KEY+NAME+HEX+BASE64` of an Ed25519 key.
+    #[error("not a private key; it looks like `PRIVATE+KEY+name+1a2b3c4d+AbCd…`")]
+    PrivateKey,
     /// The key's id is not that of its name and bytes.
     #[error("the log key's id does not match its name and bytes; it was copied wrongly or altered")]
     KeyId,
@@ -119,6 +124,31 @@ impl Signer {
         Some(Self { verifier: Verifier::new(name, key.verifying_key())?, key })
     }
 
+    /// Parses the form of [`Self::to_text`].
+    ///
+    /// # Errors
+    /// It is not a private Ed25519 key, or its id is wrong.
+    pub fn parse(text: &str) -> Result<Self, NoteError> {
+        let rest = text.trim().strip_prefix(PRIVATE).ok_or(NoteError::PrivateKey)?;
+        let mut parts = rest.splitn(3, '+');
+        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(NoteError::PrivateKey);
+        };
+        let bytes = BASE64.decode(key).map_err(|_| NoteError::PrivateKey)?;
+        let Some((&ED25519, seed)) = bytes.split_first() else { return Err(NoteError::PrivateKey) };
+        let signer =
+            seed.try_into().ok().and_then(|seed| Self::new(name, seed)).ok_or(NoteError::PrivateKey)?;
+        if hex::encode(signer.verifier.id) == id { Ok(signer) } else { Err(NoteError::KeyId) }
+    }
+
+    /// The private key as text, for a file that only its owner may read: `PRIVATE+KEY+NAME+HEX+BASE64`, as Go's
+    /// `note` package writes it.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let key = BASE64.encode([&[ED25519], self.key.as_bytes().as_slice()].concat());
+        format!("{PRIVATE}{}+{}+{key}", self.verifier.name, hex::encode(self.verifier.id))
+    }
+
     /// What others verify with.
     #[must_use]
     pub fn verifier(&self) -> &Verifier {
@@ -167,11 +197,28 @@ fn split(note: &str) -> Result<(&str, Vec<SignatureLine<'_>>), NoteError> {
     if signatures.is_empty() { Err(NoteError::Malformed) } else { Ok((text, signatures)) }
 }
 
+/// A note's text, whoever signed it. Proves nothing.
+///
+/// # Errors
+/// It is not a signed note.
+pub fn unverified_text(note: &str) -> Result<&str, NoteError> {
+    Ok(split(note)?.0)
+}
+
+/// Who a note says has signed it. Proves nothing.
+///
+/// # Errors
+/// It is not a signed note.
+pub fn unverified_signers(note: &str) -> Result<Vec<&str>, NoteError> {
+    Ok(split(note)?.1.into_iter().map(|line| line.name).collect())
+}
+
 /// Fuzz entry: any bytes are refused or opened, never a panic.
 pub fn fuzz_note(bytes: &[u8]) {
     if let (Ok(note), Some(signer)) = (std::str::from_utf8(bytes), Signer::new("fuzz", &[7; 32])) {
         let _ = signer.verifier().open(note);
         let _ = Verifier::parse(note);
+        let _ = Signer::parse(note);
         let _ = crate::Checkpoint::parse(note);
     }
 }
@@ -197,6 +244,11 @@ mod tests {
         let signer = Signer::new("PeterNeumann", &seed).unwrap();
         assert_eq!(signer.sign(TEXT).unwrap(), note);
         assert_eq!(signer.verifier(), &verifier);
+        let text = format!("PRIVATE+KEY+PeterNeumann+c74f20a3+{SECRET}");
+        assert_eq!(Signer::parse(&text).unwrap().sign(TEXT).unwrap(), note);
+        assert_eq!(signer.to_text(), text);
+        assert_eq!(Signer::parse(&text.replace("c74f", "c74e")).err(), Some(NoteError::KeyId));
+        assert_eq!(Signer::parse(KEY).err(), Some(NoteError::PrivateKey));
     }
 
     #[test]
