@@ -51,7 +51,9 @@ pub enum CiError {
         trusted: String,
     },
     /// The issuer's keys cannot be fetched now.
-    #[error("the keys of {issuer} cannot be fetched now ({problem}); try again later, or tell whoever runs the gateway")]
+    #[error(
+        "the keys of {issuer} cannot be fetched now ({problem}); try again later, or tell whoever runs the gateway"
+    )]
     Unavailable {
         /// Its URL.
         issuer: String,
@@ -106,7 +108,8 @@ impl Ci {
         }
         let claimed = unverified_issuer(token)?;
         let issuer = self.issuers.iter().find(|issuer| issuer.config.issuer == claimed).ok_or_else(|| {
-            let trusted: Vec<&str> = self.issuers.iter().map(|issuer| issuer.config.issuer.as_str()).collect();
+            let trusted: Vec<&str> =
+                self.issuers.iter().map(|issuer| issuer.config.issuer.as_str()).collect();
             CiError::UnknownIssuer { issuer: shown(&claimed), trusted: trusted.join("`, `") }
         })?;
         issuer.verify(token).await
@@ -115,8 +118,7 @@ impl Ci {
 
 impl Issuer {
     async fn verify(&self, token: &str) -> Result<Job, CiError> {
-        let unavailable =
-            |problem| CiError::Unavailable { issuer: self.config.issuer.clone(), problem };
+        let unavailable = |problem| CiError::Unavailable { issuer: self.config.issuer.clone(), problem };
         let mut keys = self.keys.current().await.map_err(unavailable)?;
         let mut checked = self.check(token, &keys);
         if matches!(
@@ -184,7 +186,9 @@ fn unverified_issuer(token: &str) -> Result<String, CiError> {
 /// A token's claims, unverified.
 fn payload(token: &str) -> Option<Value> {
     let mut parts = token.split('.');
-    let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+    let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
+        return None;
+    };
     let claims = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
     serde_json::from_slice(&claims).ok().filter(Value::is_object)
 }

@@ -4,8 +4,8 @@ mod faults;
 
 pub use faults::{Faults, parse_duration};
 
-use crate::{identity, ssh};
-use faults::fill;
+use crate::{changes, ci, identity, ssh};
+pub(crate) use faults::fill;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,10 @@ pub struct Config {
     pub grpc: Grpc,
     /// The bundle installed when there is none.
     pub policy_bundle: Option<PathBuf>,
+    /// What changes of policy must bring.
+    pub changes: changes::Rules,
+    /// Whose tokens prove that a CI job asks.
+    pub ci: Vec<ci::Config>,
     /// The longest session.
     pub session_limit: Duration,
     /// How long a channel waits for its sensor to come back.
@@ -113,6 +117,13 @@ struct RawGrpc {
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
     bundle: Option<PathBuf>,
+    #[serde(default)]
+    signers: Vec<String>,
+    #[serde(default)]
+    require_signature: bool,
+    #[serde(default)]
+    two_person: bool,
+    proposal_ttl: Option<String>,
 }
 
 fn session_limit() -> String {
@@ -126,7 +137,16 @@ fn reattach_grace() -> String {
 /// The commented default, ready to be edited.
 #[must_use]
 pub fn default_text() -> String {
-    [HEAD, ssh::config::DEFAULT, "\n", identity::config::DEFAULT, TAIL].concat()
+    [
+        HEAD,
+        ssh::config::DEFAULT,
+        "\n",
+        identity::config::DEFAULT,
+        TAIL,
+        changes::config::DEFAULT,
+        ci::config::DEFAULT,
+    ]
+    .concat()
 }
 
 impl Config {
@@ -164,6 +184,7 @@ impl Config {
         let openid = section("openid", &mut faults);
         let grpc = section("grpc", &mut faults);
         let policy = section("policy", &mut faults);
+        let ci = ci::config::validate(table.remove("ci"), &mut faults);
 
         let top: Option<RawTop> = fill("", (table, defaults), &mut faults);
         let name = top.as_ref().map(|top| top.name.clone()).unwrap_or_default();
@@ -174,25 +195,26 @@ impl Config {
         let grpc =
             fill::<RawGrpc>("grpc", grpc, &mut faults).and_then(|raw| raw.validate(&name, &mut faults));
         let policy = fill::<RawPolicy>("policy", policy, &mut faults);
-        if let Some(bundle) = policy.as_ref().and_then(|policy| policy.bundle.as_ref())
-            && !bundle.is_dir()
-        {
-            faults.add(
-                "policy.bundle",
-                format!("there is no folder `{}`; write the folder of a policy bundle", bundle.display()),
-            );
-        }
+        let policy = policy.map(|raw| raw.validate(&mut faults));
         match (top, ssh, openid, grpc, policy) {
             (
                 Some((state_dir, session_limit, reattach_grace)),
                 Some(ssh),
                 Some(openid),
                 Some(grpc),
-                Some(policy),
-            ) if faults.is_empty() => {
-                let policy_bundle = policy.bundle;
-                Ok(Self { name, state_dir, ssh, openid, grpc, policy_bundle, session_limit, reattach_grace })
-            }
+                Some((policy_bundle, changes)),
+            ) if faults.is_empty() => Ok(Self {
+                name,
+                state_dir,
+                ssh,
+                openid,
+                grpc,
+                policy_bundle,
+                changes,
+                ci,
+                session_limit,
+                reattach_grace,
+            }),
             _ => Err(ConfigError::Faults(faults)),
         }
     }
@@ -217,6 +239,20 @@ impl RawTop {
         let session_limit = faults.duration("session_limit", &self.session_limit);
         let reattach_grace = faults.duration("reattach_grace", &self.reattach_grace);
         Some((self.state_dir, session_limit?, reattach_grace?))
+    }
+}
+
+impl RawPolicy {
+    fn validate(self, faults: &mut Faults) -> (Option<PathBuf>, changes::Rules) {
+        let Self { bundle, signers, require_signature, two_person, proposal_ttl } = self;
+        if let Some(bundle) = bundle.as_ref().filter(|bundle| !bundle.is_dir()) {
+            faults.add(
+                "policy.bundle",
+                format!("there is no folder `{}`; write the folder of a policy bundle", bundle.display()),
+            );
+        }
+        let raw = changes::config::Raw { signers, require_signature, two_person, proposal_ttl };
+        (bundle, raw.validate(faults))
     }
 }
 

@@ -3,11 +3,13 @@
 //! Everybody may see their own sessions and targets. Everything else is asked of policy, and reading evidence is
 //! itself on the record.
 
+mod changes;
 mod evidence;
 mod manage;
 
 use crate::authority::x509::Authority;
 use crate::authorize::{Authorizer, GatewayAction, Refusal, RefusalKind};
+use crate::changes::Changes;
 use crate::link::Peer;
 use crate::link::enrolment::internal;
 use crate::recorder::draft;
@@ -68,6 +70,8 @@ pub struct Service {
     pub state: State,
     /// Policy and records.
     pub authorizer: Authorizer,
+    /// Changes of policy.
+    pub changes: Changes,
     /// How people sign in.
     pub sign_in: Arc<dyn SignIn>,
     /// For ready-made commands.
@@ -156,6 +160,18 @@ impl Console for Service {
         request: Request<CurrentPolicyRequest>,
     ) -> Result<Response<CurrentPolicyResponse>, Status> {
         self.policy(request).await
+    }
+    async fn list_proposals(
+        &self,
+        request: Request<ListProposalsRequest>,
+    ) -> Result<Response<ListProposalsResponse>, Status> {
+        self.waiting(request).await
+    }
+    async fn settle_proposal(
+        &self,
+        request: Request<SettleProposalRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.settle(request).await
     }
     async fn list_sessions(
         &self,

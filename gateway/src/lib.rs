@@ -5,6 +5,8 @@
 
 pub mod authority;
 pub mod authorize;
+pub mod changes;
+pub mod ci;
 pub mod config;
 pub mod console;
 pub mod files;

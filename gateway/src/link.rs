@@ -1,4 +1,4 @@
-//! The gRPC listener: one TLS port for joining sensors, connected sensors, and the console.
+//! The gRPC listener: one TLS port for joining sensors, connected sensors, the console, and the HTTP interface for CI.
 //!
 //! TLS asks for a client certificate and does not need one: [`sensor`] does, each service knows its own
 //! credential. Hostile peers cost a bounded amount: handshakes, connections, streams and messages have limits, and
@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+pub(crate) use strangers::network;
 use strangers::{Place, Strangers};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,7 +67,7 @@ pub fn tls(authority: &Authority, certificate: Arc<Rotating>) -> anyhow::Result<
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A resumed session would skip the check of a certificate that was revoked or ended since.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -3,6 +3,8 @@
 
 use crate::authority::x509::{Authority, AuthorityError, Rotating};
 use crate::authorize::{Authorizer, EndReason};
+use crate::changes::Changes;
+use crate::ci::Ci;
 use crate::config::Config;
 use crate::console::{SignIn, SshCommand};
 use crate::link::{self, service};
@@ -34,6 +36,8 @@ pub struct Gateway {
     pub state: State,
     /// Mints sessions.
     pub authorizer: Authorizer,
+    /// Changes of policy from outside.
+    pub changes: Changes,
     /// The X.509 authority.
     pub authority: Arc<Authority>,
     /// Cancelled when the gateway shuts down: stop accepting, close what is open, return.
@@ -77,6 +81,9 @@ pub enum StartError {
     /// CA.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// Trust anchors for the issuers of CI tokens.
+    #[error("a `[[ci]]` section of the configuration cannot be used")]
+    Ci(#[from] crate::identity::http::SetUpError),
     /// Policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -117,12 +124,16 @@ impl Gateway {
             state.clone(),
             config.session_limit,
         );
+        let ci = Ci::new(&config.ci)?;
+        let changes =
+            Changes::new(&config.name, config.changes.clone(), authorizer.clone(), state.clone(), ci);
         let what = format!("sallyport-gateway {} started; policy {version}", env!("CARGO_PKG_VERSION"));
         recorder.append(note(what)).await?;
         let gateway = Self {
             config: Arc::new(config),
             state,
             authorizer,
+            changes,
             authority,
             shutdown,
             fatal,
@@ -152,6 +163,7 @@ impl Gateway {
             authority: self.authority.clone(),
             state: self.state.clone(),
             authorizer: self.authorizer.clone(),
+            changes: self.changes.clone(),
             sign_in,
             ssh_command: SshCommand { host: options.ssh_host, port: options.ssh_port },
             shutdown: self.shutdown.clone(),
@@ -181,6 +193,9 @@ impl Gateway {
     /// cuts revoked sensors off.
     async fn watch_operator(self) {
         loop {
+            if let Err(err) = self.changes.expire().await {
+                tracing::warn!(%err, "cannot settle proposals that expired");
+            }
             if let Err(err) = self.operator_acts().await {
                 tracing::warn!(err = %crate::chain(&err), "cannot read what operators did");
             }

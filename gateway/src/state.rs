@@ -145,6 +145,7 @@ fn configure(connection: &mut Connection) -> rusqlite::Result<i64> {
     }
     if version <= VERSION {
         crate::identity::store::migrate(&transaction)?;
+        crate::changes::table::migrate(&transaction)?;
     }
     transaction.commit()?;
     Ok(version)

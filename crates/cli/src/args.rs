@@ -6,8 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::clock;
 
+mod change;
 mod policy;
 
+pub use change::{Archive, Bring, Keygen, Settle, Sign, Verify as VerifyPolicy};
 pub use policy::{Bundle, Policy, Push};
 
 const EXIT_CODES: &str = "\
@@ -23,7 +25,8 @@ Files:
   ~/.local/state/sallyport      the newest log checkpoint seen, for `verify` (XDG_STATE_HOME)
   ~/.ssh/sallyport              key, certificate and configuration for ssh
 
-Environment: SALLYPORT_GATEWAY, NO_COLOR, SSL_CERT_FILE (CAs for the identity provider, instead of the system's).";
+Environment: SALLYPORT_GATEWAY, SALLYPORT_CA_FILE, NO_COLOR, SSL_CERT_FILE (CAs for the identity provider, instead of
+  the system's); in CI jobs SALLYPORT_CA_SHA256, SALLYPORT_ID_TOKEN (see `policy push --help`).";
 
 /// Sign in, reach hosts, manage policy, watch and prove what happened.
 #[derive(Debug, Parser)]
@@ -44,7 +47,7 @@ pub struct Global {
     #[arg(long, global = true, env = "SALLYPORT_GATEWAY", hide_env_values = true, value_name = "URL", value_hint = ValueHint::Url)]
     pub gateway: Option<String>,
     /// The gateway's CA certificate, PEM [default: the one pinned by `login`]
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, env = "SALLYPORT_CA_FILE", hide_env_values = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ca_file: Option<PathBuf>,
     /// Print JSON: one document per line, and errors as JSON on standard error
     #[arg(long, global = true)]

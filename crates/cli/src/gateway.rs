@@ -11,11 +11,13 @@ use tonic::{
 };
 
 use crate::{
-    args::Global,
+    args::{Bring, Global},
     clock,
     failure::Failure,
+    job,
     out::Out,
     profile::{self, Address, Folders, Profile},
+    trust,
 };
 
 /// Larger answers than this are refused: a policy archive or a list of sessions is well below.
@@ -114,6 +116,51 @@ impl Context {
         let profile = self.profile()?;
         let channel = connect(&profile.gateway, &profile.ca_pem).await?;
         Ok((signed_in(channel, &profile.token)?, profile))
+    }
+}
+
+impl Context {
+    /// The console for a push: as the CI job that we are, or else as the signed-in person.
+    ///
+    /// # Errors
+    /// Neither, or the gateway cannot be reached.
+    pub async fn console_to_push(&self, bring: &Bring) -> Result<Console, Failure> {
+        let explained = |failure: Failure| match job::advice() {
+            Some(advice) => failure.next(advice),
+            None => failure,
+        };
+        let gateway = self.gateway().map_err(|failure| match job::advice() {
+            Some(_) => failure.next("name the gateway: --gateway https://HOST:PORT, or SALLYPORT_GATEWAY"),
+            None => failure,
+        })?;
+        let Some(token) = job::token(bring, &gateway).await? else {
+            return self.console().await.map(|(console, _)| console).map_err(explained);
+        };
+        let ca_pem = self.ca_for_job(&gateway, bring.ca_sha256.as_deref()).await?;
+        signed_in(connect(&gateway, &ca_pem).await?, &token)
+    }
+
+    /// Whom a CI job trusts: the CA that is given as a file, pinned by fingerprint, or known from a sign-in.
+    async fn ca_for_job(&self, gateway: &Address, pin: Option<&str>) -> Result<String, Failure> {
+        if let Some(pem) = self.ca_file()? {
+            return Ok(pem);
+        }
+        if let Some(pin) = pin {
+            let pin = trust::parse_fingerprint(pin)
+                .map_err(|err| Failure::usage("--ca-sha256 is not a fingerprint").because(&err))?;
+            let presented = trust::presented_ca(gateway, Some(pin)).await;
+            return presented.map(|ca| ca.pem()).map_err(|err| {
+                Failure::unreachable(format!("the gateway {gateway} cannot be told from others"))
+                    .because(&err)
+                    .next("compare the fingerprint with the one that the gateway's operator gave you, and check the network")
+            });
+        }
+        match self.saved(gateway)? {
+            Some(profile) => Ok(profile.ca_pem),
+            None => Err(Failure::usage(format!("it is not known which CA {gateway} must have")).next(
+                "set SALLYPORT_CA_SHA256 or pass --ca-sha256 FINGERPRINT (or --ca-file), as the gateway's operator gives it",
+            )),
+        }
     }
 }
 

@@ -23,7 +23,8 @@ pub fn origin(dir: &Path) -> Origin {
     let mut next = || lines.next().unwrap_or_default().to_owned();
     let (commit, author, subject) = (next(), next(), next());
     let is_dirty =
-        git(dir, &["status", "--porcelain", "--", "."]).is_none_or(|changes| !changes.trim().is_empty());
+        // Signatures lie beside what they are on, and change nothing of it.
+        git(dir, &["status", "--porcelain", "--", ".", ":(exclude)*.sig"]).is_none_or(|changes| !changes.trim().is_empty());
     let commit = if is_dirty { format!("{commit}-dirty") } else { commit };
     Origin { commit, author, subject, is_dirty }
 }

@@ -1,6 +1,6 @@
 //! The `sallyport` command: sign in, reach hosts, manage policy, watch and prove what happened.
 //!
-//! `args` is the grammar, `commands` does the work. Below them: `gateway` (the connection), `oidc` (signing in),
+//! `args` is the grammar, `commands` does the work. Below them: `gateway` (the connection), `job` (being a CI job), `oidc` (signing in),
 //! `ssh` (files for ssh), `cast` and `replay` (recordings), `profile` (what a sign-in leaves behind).
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ pub mod failure;
 pub mod files;
 pub mod gateway;
 pub mod git;
+pub mod job;
 pub mod oidc;
 pub mod out;
 pub mod profile;

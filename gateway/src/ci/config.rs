@@ -118,7 +118,8 @@ pub(crate) fn validate(value: Option<Value>, faults: &mut Faults) -> Vec<Config>
 
 /// What is shown and filled in for what is missing.
 fn example() -> Table {
-    let table = "name = \"github\"\nkind = \"github\"\naudience = \"https://gateway.example.org:8443\"\n".parse();
+    let table =
+        "name = \"github\"\nkind = \"github\"\naudience = \"https://gateway.example.org:8443\"\n".parse();
     table.unwrap_or_default()
 }
 
@@ -128,7 +129,10 @@ impl Raw {
         let mut fault = |key: &str, problem: String| faults.add(&format!("{section}.{key}"), problem);
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if !(1..=32).contains(&self.name.len()) || !self.name.chars().all(plain) {
-            fault("name", format!("`{}` cannot begin a user's name; write small letters, digits and `-`", self.name));
+            fault(
+                "name",
+                format!("`{}` cannot begin a user's name; write small letters, digits and `-`", self.name),
+            );
         }
         let issuer = match (self.issuer, self.kind) {
             (Some(issuer), _) => issuer,
@@ -150,7 +154,10 @@ impl Raw {
             _ => fault("issuer", format!("`{issuer}` is not a URL; write https://…")),
         }
         if self.audience.trim().is_empty() {
-            fault("audience", "must not be empty: it is what tells this gateway's tokens from others'".to_owned());
+            fault(
+                "audience",
+                "must not be empty: it is what tells this gateway's tokens from others'".to_owned(),
+            );
         }
         if let Some(path) = &self.ca_file
             && let Err(err) = std::fs::File::open(path)
@@ -203,8 +210,15 @@ mod tests {
              [[ci]]\nname = \"h\"\nkind = \"github\"\naudience = \"a\"\n[[ci]]\nname = \"h\"\nkind = \"github\"\naudience = \"a\"\n",
         );
         for key in [
-            "ci[1].name:", "ci[1].kind:", "ci[1].audience:", "ci[1].colour:", "ci[2].issuer:", "ci[2].ca_file:",
-            "ci[3].issuer:", "ci[5].name:", "ci[5].issuer:",
+            "ci[1].name:",
+            "ci[1].kind:",
+            "ci[1].audience:",
+            "ci[1].colour:",
+            "ci[2].issuer:",
+            "ci[2].ca_file:",
+            "ci[3].issuer:",
+            "ci[5].name:",
+            "ci[5].issuer:",
         ] {
             assert_eq!(faults.matches(key).count(), 1, "{key} in:\n{faults}");
         }

@@ -73,7 +73,11 @@ impl Keys {
         }
         let answer = self.fetch().await.map(Arc::new);
         if let Err(problem) = &answer {
-            tracing::warn!(issuer = self.issuer, problem, "the keys of an issuer of CI tokens cannot be fetched");
+            tracing::warn!(
+                issuer = self.issuer,
+                problem,
+                "the keys of an issuer of CI tokens cannot be fetched"
+            );
         }
         *asked = Some(Asked { at: Instant::now(), answer: answer.clone() });
         answer

@@ -84,7 +84,7 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// Deserialises a section. Each fault is noted and mended from the default, so that the next one is found too.
-pub(super) fn fill<T: DeserializeOwned>(
+pub(crate) fn fill<T: DeserializeOwned>(
     section: &str,
     (mut table, default): (Table, Table),
     faults: &mut Faults,

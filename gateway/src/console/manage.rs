@@ -1,10 +1,9 @@
-//! Managing: policy versions, sessions, sensors.
+//! Managing: sessions, sensors.
 
-use super::{Service, denied, internal};
+use super::{Service, internal};
 use crate::authority::x509::is_host_name;
 use crate::authorize::{EndReason, GatewayAction};
-use crate::policy::{PolicyError, PushNote};
-use crate::state::{policies, sensors, tokens};
+use crate::state::{sensors, tokens};
 use sallyport_contract::v1::*;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
@@ -17,47 +16,6 @@ const MAX_JOIN_TTL: Duration = Duration::from_secs(7 * 86_400);
 const REASON: usize = 500;
 
 impl Service {
-    pub(super) async fn push(
-        &self,
-        request: Request<PushPolicyRequest>,
-    ) -> Result<Response<PushPolicyResponse>, Status> {
-        let identity = self.caller_for(&request, GatewayAction::PushPolicy).await?;
-        let PushPolicyRequest { archive, commit, author, message } = request.into_inner();
-        let note = PushNote { commit: cut(&commit), author: cut(&author), message: cut(&message) };
-        let pushed = self.authorizer.policies().push(archive, note, &identity, &self.authorizer).await;
-        let pushed = pushed.map_err(|err| match err {
-            PolicyError::Unrecorded => Status::unavailable(err.to_string()),
-            other => internal(other),
-        })?;
-        Ok(Response::new(PushPolicyResponse {
-            version: pushed.version,
-            previous_version: pushed.previous,
-            problems: pushed.problems,
-            sensors: pushed.sensors,
-        }))
-    }
-
-    pub(super) async fn policy(
-        &self,
-        request: Request<CurrentPolicyRequest>,
-    ) -> Result<Response<CurrentPolicyResponse>, Status> {
-        let (identity, _) = self.caller(&request).await?;
-        // Whoever may push must see what is there; whoever reads evidence must see what it was judged by.
-        let push = self.authorizer.gateway_action(&identity, GatewayAction::PushPolicy);
-        push.or_else(|_| self.authorizer.gateway_action(&identity, GatewayAction::ReadEvidence))
-            .map_err(denied)?;
-        let version = request.into_inner().version;
-        let stored = if version.is_empty() {
-            policies::in_force(&self.state).await
-        } else {
-            policies::by_version(&self.state, &version).await
-        };
-        let stored = stored.map_err(internal)?;
-        let stored = stored.ok_or_else(|| Status::not_found("there is no such policy version here"))?;
-        let policies::Stored { version, commit, author, pushed_ms, archive, .. } = stored;
-        Ok(Response::new(CurrentPolicyResponse { version, commit, author, pushed_at_ms: pushed_ms, archive }))
-    }
-
     pub(super) async fn end(
         &self,
         request: Request<EndSessionRequest>,
@@ -121,6 +79,7 @@ impl Service {
     }
 }
 
-fn cut(text: &str) -> String {
+/// A reason of bounded length.
+pub(super) fn cut(text: &str) -> String {
     text.chars().take(REASON).collect()
 }

@@ -1,8 +1,10 @@
-//! The server on the listener: its services and their limits.
+//! The server on the listener: its services, gRPC and HTTP, and their limits.
 
 use super::{Connection, enrolment, sensor};
 use crate::authority::x509::Authority;
 use crate::authorize::Authorizer;
+use crate::changes::Changes;
+use crate::changes::http::Http;
 use crate::console;
 use crate::policy::MAX_ARCHIVE;
 use crate::state::State;
@@ -40,6 +42,8 @@ pub struct Parts {
     pub state: State,
     /// Everything else.
     pub authorizer: Authorizer,
+    /// Changes of policy.
+    pub changes: Changes,
     /// How people sign in.
     pub sign_in: Arc<dyn console::SignIn>,
     /// The gateway's name, SSH host and port for ready-made commands.
@@ -58,7 +62,7 @@ pub async fn serve(
     connections: mpsc::Receiver<io::Result<Connection>>,
     parts: Parts,
 ) -> Result<(), tonic::transport::Error> {
-    let Parts { authority, state, authorizer, sign_in, ssh_command, shutdown, streams_end } = parts;
+    let Parts { authority, state, authorizer, changes, sign_in, ssh_command, shutdown, streams_end } = parts;
     let join = enrolment::Service {
         authority: authority.clone(),
         state: state.clone(),
@@ -70,9 +74,19 @@ pub async fn serve(
         authorizer: authorizer.clone(),
         streams_end,
     };
-    let console =
-        console::Service { authority, state, authorizer, sign_in, ssh_command, shutdown: shutdown.clone() };
+    let http = Http::new(changes.clone());
+    let console = console::Service {
+        authority,
+        state,
+        authorizer,
+        changes,
+        sign_in,
+        ssh_command,
+        shutdown: shutdown.clone(),
+    };
     Server::builder()
+        // For `/v1/`; gRPC itself is HTTP/2 only.
+        .accept_http1(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
@@ -83,6 +97,7 @@ pub async fn serve(
         .add_service(EnrolmentServer::new(join).max_decoding_message_size(JOIN_MESSAGE))
         .add_service(SensorLinkServer::new(link).max_decoding_message_size(SENSOR_MESSAGE))
         .add_service(ConsoleServer::new(console).max_decoding_message_size(MAX_ARCHIVE + (64 << 10)))
+        .add_service(http)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), shutdown.cancelled_owned())
         .await
 }

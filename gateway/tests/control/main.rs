@@ -2,12 +2,16 @@
 //! peers, crashes. Sensors here are the contract's other end, without a kernel.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod changes;
 mod channels;
 mod console;
 mod crash;
 mod enrolment;
 mod hostile;
+mod issuer;
 mod policy;
 mod rig;
 mod sensor;
+mod signatures;
 mod throughput;
+mod web;

@@ -68,7 +68,7 @@ async fn a_faulty_push_is_refused_with_all_its_problems_and_changes_nothing() {
         .filter(|r| r.kind == Kind::Policy)
         .map(|r| r.decision.as_ref().unwrap().outcome)
         .collect();
-    assert_eq!(outcomes, [Outcome::Blocked; 2]);
+    assert_eq!(outcomes, [Outcome::Blocked; 3], "each attempt, also that of somebody without the right");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -181,10 +181,13 @@ impl Rig {
     }
 
     pub(crate) async fn console(&self, user: &str, groups: &str) -> Console {
-        let channel = self.anonymous().await;
+        ConsoleClient::with_interceptor(self.anonymous().await, Bearer(self.token(user, groups).await))
+    }
+
+    /// The bearer token of a person who has signed in.
+    pub(crate) async fn token(&self, user: &str, groups: &str) -> String {
         let request = SignInRequest { id_token: format!("{user}:{groups}"), ..SignInRequest::default() };
-        let token = ConsoleClient::new(channel.clone()).sign_in(request).await.unwrap().into_inner().token;
-        ConsoleClient::with_interceptor(channel, Bearer(token))
+        ConsoleClient::new(self.anonymous().await).sign_in(request).await.unwrap().into_inner().token
     }
 
     /// All records, parsed, without waiting for more.

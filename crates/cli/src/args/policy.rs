@@ -4,11 +4,23 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
+use super::change::{Archive, Bring, Keygen, Settle, Sign, Verify};
+
 /// `policy …`.
 #[derive(Debug, Subcommand)]
 pub enum Policy {
+    /// Approve a version that somebody else proposed: it comes into force
+    Approve(Settle),
+    /// Write a bundle's archive into a file, as the gateway's HTTP interface takes it
+    Archive(Archive),
     /// Check a bundle: every fault, and where each rule is enforced
     Check(Bundle),
+    /// Make a key pair to sign versions with
+    Keygen(Keygen),
+    /// List the versions that wait for another person's approval
+    Proposals,
+    /// Reject a version that somebody else proposed, or withdraw your own
+    Reject(Settle),
     /// Run a bundle's test cases
     Test(Bundle),
     /// Check and test a bundle, then put it in force everywhere
@@ -21,6 +33,10 @@ pub enum Policy {
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         extract: Option<PathBuf>,
     },
+    /// Sign a bundle's version for a gateway
+    Sign(Sign),
+    /// Check signatures on a bundle's version, without any gateway
+    Verify(Verify),
     /// Print a bundle's version
     Version(Bundle),
 }
@@ -42,4 +58,7 @@ pub struct Push {
     /// Why; kept with the version [default: the subject of the Git commit]
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
+    /// Signatures, and as which CI job
+    #[command(flatten)]
+    pub bring: Bring,
 }

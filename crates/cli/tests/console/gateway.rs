@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) recording: Vec<u8>,
     pub(crate) pushed: Vec<PushPolicyRequest>,
     pub(crate) push_answer: PushPolicyResponse,
+    pub(crate) proposals: Vec<Proposal>,
+    pub(crate) settled: Vec<SettleProposalRequest>,
     pub(crate) archive: Vec<u8>,
     pub(crate) signed_out: bool,
     pub(crate) refuse: bool,
@@ -81,6 +83,8 @@ impl Gateway {
                 recording: Vec::new(),
                 pushed: Vec::new(),
                 push_answer: PushPolicyResponse::default(),
+                proposals: Vec::new(),
+                settled: Vec::new(),
                 archive: Vec::new(),
                 signed_out: false,
                 refuse: false,
@@ -232,6 +236,26 @@ impl Console for Gateway {
         let archive = self.state().archive.clone();
         let version = hex::encode(Sha256::digest(&archive));
         Ok(Response::new(CurrentPolicyResponse { version, archive, ..CurrentPolicyResponse::default() }))
+    }
+
+    async fn list_proposals(
+        &self,
+        request: Request<ListProposalsRequest>,
+    ) -> Result<Response<ListProposalsResponse>, Status> {
+        self.admit(&request)?;
+        Ok(Response::new(ListProposalsResponse { proposals: self.state().proposals.clone() }))
+    }
+
+    async fn settle_proposal(
+        &self,
+        request: Request<SettleProposalRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.admit(&request)?;
+        let mut state = self.state();
+        let request = request.into_inner();
+        let answer = PushPolicyResponse { version: request.version.clone(), ..state.push_answer.clone() };
+        state.settled.push(request);
+        Ok(Response::new(answer))
     }
 
     async fn list_sessions(

@@ -75,6 +75,7 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
         previous_version: "old".to_owned(),
         problems: Vec::new(),
         sensors: vec![sensor("web-1", &archive.version(), ""), sensor("web-2", "old", "")],
+        ..PushPolicyResponse::default()
     };
     let ran = person.run(&["policy", "push", &dir]).await;
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -1363,6 +1363,9 @@ pub struct PushPolicyRequest {
     pub author: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// Signed notes of the authors, `sallyport_evidence::statement`.
+    #[prost(string, repeated, tag = "6")]
+    pub signatures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PushPolicyResponse {
@@ -1375,6 +1378,9 @@ pub struct PushPolicyResponse {
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "4")]
     pub sensors: ::prost::alloc::vec::Vec<SensorPolicy>,
+    /// not 0: nothing is in force yet; another person must approve it until then
+    #[prost(int64, tag = "7")]
+    pub waits_until_ms: i64,
 }
 /// What each connected sensor answered within two seconds of the push.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1403,6 +1409,54 @@ pub struct CurrentPolicyResponse {
     pub pushed_at_ms: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub archive: ::prost::alloc::vec::Vec<u8>,
+}
+/// Pushes that wait for another person's approval.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListProposalsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListProposalsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub proposals: ::prost::alloc::vec::Vec<Proposal>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Proposal {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// what was in force when it was proposed; if that changes, it is void
+    #[prost(string, tag = "2")]
+    pub base_version: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub proposed_by: ::prost::alloc::string::String,
+    /// of a CI job: who started it
+    #[prost(string, tag = "4")]
+    pub on_behalf_of: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub commit: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub author: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(int64, tag = "8")]
+    pub proposed_at_ms: i64,
+    #[prost(int64, tag = "9")]
+    pub expires_at_ms: i64,
+    /// names of configured keys
+    #[prost(string, repeated, tag = "10")]
+    pub signed_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of a CI job: repository, branch, environment
+    #[prost(string, tag = "11")]
+    pub from: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettleProposalRequest {
+    /// all 64 digits
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// otherwise: reject, or withdraw one's own
+    #[prost(bool, tag = "2")]
+    pub approve: bool,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSessionsRequest {
@@ -1801,6 +1855,54 @@ pub mod console_client {
                 .insert(GrpcMethod::new("sallyport.v1.Console", "CurrentPolicy"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn list_proposals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListProposalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProposalsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sallyport.v1.Console/ListProposals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sallyport.v1.Console", "ListProposals"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn settle_proposal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SettleProposalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sallyport.v1.Console/SettleProposal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sallyport.v1.Console", "SettleProposal"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,
@@ -2043,6 +2145,20 @@ pub mod console_server {
             request: tonic::Request<super::CurrentPolicyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CurrentPolicyResponse>,
+            tonic::Status,
+        >;
+        async fn list_proposals(
+            &self,
+            request: tonic::Request<super::ListProposalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProposalsResponse>,
+            tonic::Status,
+        >;
+        async fn settle_proposal(
+            &self,
+            request: tonic::Request<super::SettleProposalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
             tonic::Status,
         >;
         async fn list_sessions(
@@ -2481,6 +2597,96 @@ pub mod console_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CurrentPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sallyport.v1.Console/ListProposals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListProposalsSvc<T: Console>(pub Arc<T>);
+                    impl<
+                        T: Console,
+                    > tonic::server::UnaryService<super::ListProposalsRequest>
+                    for ListProposalsSvc<T> {
+                        type Response = super::ListProposalsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListProposalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Console>::list_proposals(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListProposalsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sallyport.v1.Console/SettleProposal" => {
+                    #[allow(non_camel_case_types)]
+                    struct SettleProposalSvc<T: Console>(pub Arc<T>);
+                    impl<
+                        T: Console,
+                    > tonic::server::UnaryService<super::SettleProposalRequest>
+                    for SettleProposalSvc<T> {
+                        type Response = super::PushPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SettleProposalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Console>::settle_proposal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SettleProposalSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,8 +1,10 @@
 //! `policy …`: write, check, test, push and show bundles. One file each.
 
 mod check;
+mod proposals;
 mod push;
 mod show;
+mod sign;
 mod test;
 
 use std::path::Path;
@@ -11,7 +13,7 @@ use sallyport_policy::{Bundle, Diagnostics, Policy, Sample};
 use serde_json::json;
 
 use crate::{
-    args::{Bundle as BundleArgs, Policy as Command},
+    args::{Archive, Bundle as BundleArgs, Policy as Command},
     failure::Failure,
     gateway::Context,
     out::Look,
@@ -26,6 +28,13 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Check(BundleArgs { dir }) => check::check(context, &dir),
         Command::Test(BundleArgs { dir }) => test::test(context, &dir),
+        Command::Approve(args) => proposals::approve(context, args).await,
+        Command::Archive(args) => archive(context, &args),
+        Command::Keygen(args) => sign::keygen(context, &args),
+        Command::Proposals => proposals::list(context).await,
+        Command::Reject(args) => proposals::reject(context, args).await,
+        Command::Sign(args) => sign::sign(context, &args),
+        Command::Verify(args) => sign::verify(context, &args),
         Command::Push(args) => push::push(context, &args).await,
         Command::Show { version, extract } => {
             show::show(context, version.unwrap_or_default(), extract.as_deref()).await
@@ -75,6 +84,19 @@ fn print_faults(context: &Context, bundle: &Bundle, faults: &Diagnostics) -> Res
     let count = faults.faults.len();
     let faults = if count == 1 { "1 fault".to_owned() } else { format!("{count} faults") };
     out.line(out.look(Look::Red, &format!("{faults}; the bundle cannot come into force.")))?;
+    Ok(())
+}
+
+fn archive(context: &Context, args: &Archive) -> Result<(), Failure> {
+    let bundle = read(&args.dir)?;
+    std::fs::write(&args.file, bundle.to_archive()).map_err(|err| {
+        Failure::failed(format!("cannot write the archive into `{}`", args.file.display())).because(&err)
+    })?;
+    if context.out.json {
+        context.out.json(&json!({ "version": bundle.version(), "file": args.file }))?;
+    } else {
+        context.out.line(bundle.version())?;
+    }
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 use sallyport_contract::v1::{PushPolicyRequest, PushPolicyResponse};
 use serde_json::json;
 
-use super::{load, test::print_tests, try_out};
+use super::{load, sign::brought, test::print_tests, try_out};
 use crate::{
     args::Push,
+    clock,
     failure::Failure,
     gateway::Context,
     git,
@@ -32,20 +33,26 @@ pub(super) async fn push(context: &Context, args: &Push) -> Result<(), Failure> 
     }
     let request = PushPolicyRequest {
         archive: bundle.to_archive(),
+        signatures: brought(&args.dir, &args.bring.signature)?,
         commit: origin.commit,
         author: origin.author,
         message: args.message.clone().unwrap_or(origin.subject),
     };
-    let (mut console, _) = context.console().await?;
+    let mut console = context.console_to_push(&args.bring).await?;
     let answer = console
         .push_policy(request)
         .await
         .map_err(|status| Failure::from_status("pushing the policy", &status))?
         .into_inner();
+    told(context, &answer)
+}
+
+/// Says what a push, or an approval, led to.
+pub(super) fn told(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure> {
     if context.out.json {
-        document(context, &answer)?;
+        document(context, answer)?;
     } else {
-        report(context, &answer)?;
+        report(context, answer)?;
     }
     let behind = answer.sensors.iter().any(|sensor| !sensor.error.is_empty());
     if answer.problems.is_empty() && !behind { Ok(()) } else { Err(Failure::said()) }
@@ -63,6 +70,7 @@ fn document(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failur
         "previous_version": answer.previous_version,
         "problems": answer.problems,
         "sensors": sensors,
+        "waits_until_ms": (answer.waits_until_ms > 0).then_some(answer.waits_until_ms),
     }))?;
     Ok(())
 }
@@ -74,6 +82,16 @@ fn report(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure>
         for problem in &answer.problems {
             out.line(safe_lines(problem, 30))?;
         }
+        return Ok(());
+    }
+    if answer.waits_until_ms > 0 {
+        let until = clock::minute_ms(answer.waits_until_ms);
+        out.line(format!("{}: {}", out.look(Look::Yellow, "Proposed"), safe(&answer.version, 64)))?;
+        out.line(format!("  not in force yet: another person must approve it until {until}, with"))?;
+        out.line(format!(
+            "  sallyport policy approve {}",
+            safe(answer.version.get(..12).unwrap_or_default(), 12)
+        ))?;
         return Ok(());
     }
     let same = answer.version == answer.previous_version;
