@@ -34,8 +34,16 @@ fn put(attributes: &mut Attributes, word: usize, address: usize) {
     attributes[word + 1] = (address >> 32) as u32;
 }
 
+/// Before 5.11 memory of `bpf()` counts against what root may lock, of which the sensor has its share: as all programs
+/// that use it did then, this lifts the limit.
+pub(crate) fn lift_limit() -> Result<()> {
+    let unlimited = [u64::MAX, u64::MAX];
+    call(libc::SYS_prlimit64, &[0, libc::RLIMIT_MEMLOCK as usize, at(&unlimited), 0]).map(drop)
+}
+
 /// An array of one `u64`.
 pub(crate) fn map() -> Result<OwnedFd> {
+    lift_limit()?;
     let mut attributes = [0; 32];
     // BPF_MAP_TYPE_ARRAY, key size, value size, entries.
     attributes[..4].copy_from_slice(&[2, 4, 8, 1]);
@@ -49,6 +57,7 @@ pub(crate) fn program() -> Result<OwnedFd> {
 
 /// `return 1`, as a program of this kind.
 fn load(kind: u32) -> Result<OwnedFd> {
+    lift_limit()?;
     // BPF_MOV64_IMM(BPF_REG_0, 1); BPF_EXIT_INSN()
     let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
     let mut attributes = [0; 32];

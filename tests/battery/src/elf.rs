@@ -45,6 +45,36 @@ pub(crate) fn program(fixed: Option<&str>) -> Vec<u8> {
     elf
 }
 
+/// A program of no code that names another as its loader, which the kernel then starts in its place.
+pub(crate) fn with_loader(loader: &str) -> Vec<u8> {
+    /// Out of the other's way.
+    const ELSEWHERE: u64 = 0x1000_0000;
+    let text = 64 + 2 * 56;
+    let length = (text + loader.len() + 1) as u64;
+    let mut elf = Vec::new();
+    elf.extend([0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // executable, x86-64, version
+    for word in [ELSEWHERE + text as u64, 64, 0] {
+        elf.extend(word.to_le_bytes()); // entry, program headers, section headers
+    }
+    elf.extend(0u32.to_le_bytes());
+    for word in [64u16, 56, 2, 0, 0, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    let (at, name) = (text as u64, loader.len() as u64 + 1);
+    elf.extend([3, 0, 0, 0, 4, 0, 0, 0]); // PT_INTERP, readable
+    for word in [at, ELSEWHERE + at, ELSEWHERE + at, name, name, 1] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend([1, 0, 0, 0, 4, 0, 0, 0]); // PT_LOAD, readable
+    for word in [0, ELSEWHERE, ELSEWHERE, length, length, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(loader.as_bytes());
+    elf.push(0);
+    elf
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -62,6 +92,13 @@ mod tests {
             let status = std::process::Command::new(&program).arg(made_text).status().expect("run");
             assert!(status.success() && made.exists());
         }
+        // And the same by another that names the first as its loader.
+        let (program, made) = (folder.join("named"), folder.join("made-by-loader"));
+        std::fs::write(&program, super::with_loader(folder.join("argument").to_str().expect("text")))
+            .expect("write");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let status = std::process::Command::new(&program).arg(&made).status().expect("run");
+        assert!(status.success() && made.exists());
         std::fs::remove_dir_all(folder).expect("remove");
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sallyport_sensor::kernel::Mode;
 use sallyport_sensor::shepherd::filter::Refusals;
+use sallyport_sensor_abi::policy::operation;
 
 use crate::enforcer::Enforcer;
 use crate::report::{self, Row, Summary, Verdict};
@@ -20,6 +21,9 @@ pub(crate) struct Options {
     pub(crate) without_sensor: bool,
     pub(crate) verbose: bool,
 }
+
+/// Said of what no session can do, whatever policy says.
+const GIVEN_UP: &str = "every session gives up what this needs when it starts";
 
 /// One run of one technique.
 struct Ran {
@@ -93,9 +97,10 @@ impl Runner<'_> {
 
     fn judge(&mut self, number: usize, enforcer: &Enforcer) -> (Verdict, String) {
         let technique = self.techniques[number];
-        let controls: &[(Option<Person>, &str)] = match technique.always
-            || technique.always_traced && enforcer.mode().is_ok_and(|mode| mode == Mode::Tracepoint)
-        {
+        let gives_up = |operation| enforcer.refusals(Person::Permitted).has(operation);
+        let given_up = technique.always_traced
+            && (enforcer.mode().is_ok_and(|mode| mode == Mode::Tracepoint) || gives_up(operation::IO_URING));
+        let controls: &[(Option<Person>, &str)] = match technique.always || given_up {
             true => &[(None, "an untagged process")],
             false => &[(None, "an untagged process"), (Some(Person::Permitted), "a session that may")],
         };
@@ -111,6 +116,7 @@ impl Runner<'_> {
         match self.once(number, Some((enforcer, technique.person))) {
             Ok(ran) if ran.happened => (Verdict::Lost, String::new()),
             Ok(ran) if ran.ended.killed => (Verdict::Killed, String::new()),
+            Ok(_) if given_up => (Verdict::Blocked, GIVEN_UP.to_owned()),
             Ok(_) => (Verdict::Blocked, String::new()),
             Err(error) => (Verdict::Broken, format!("a session that may not: {error:#}")),
         }

@@ -144,8 +144,8 @@ impl Stage {
     /// Whether the victim's memory was changed: it says so itself.
     pub(crate) fn victim_changed(&self) -> bool {
         let proof = root("work/victim-changed");
-        // It looks every few milliseconds.
-        (0..20).any(|_| {
+        // It looks every few milliseconds, on a machine that may be slow.
+        (0..60).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(5));
             proof.exists()
         })
@@ -159,8 +159,8 @@ impl Stage {
 
     /// Whether the victim was killed.
     pub(crate) fn victim_dead(&self) -> bool {
-        // A signal takes a moment to be taken.
-        (0..10).any(|_| {
+        // A signal takes a moment to be taken, on a slow machine a long one.
+        (0..100).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(2));
             matches!(self.victim_state(), None | Some('Z' | 'X'))
         })

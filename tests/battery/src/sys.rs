@@ -286,3 +286,43 @@ pub(crate) fn receive_descriptor(socket: usize) -> Result<OwnedFd> {
         Ok(unsafe { OwnedFd::from_raw_fd(received) })
     })
 }
+
+/// What the kernel wrote to a value that was handed to it by address only.
+pub(crate) fn written<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is readable; volatile since the compiler does not know that somebody wrote there.
+    unsafe { std::ptr::from_ref(value).read_volatile() }
+}
+
+/// Bytes at an address that 32-bit calls can be given.
+pub(crate) fn low(bytes: &[u8]) -> Result<u32> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | 0x40;
+    let start = map(bytes.len().max(4096), protection, flags, None)?;
+    put(start, bytes);
+    u32::try_from(start as usize).map_err(Error::other)
+}
+
+/// A system call as 32-bit programs make it: another table of numbers, another way into the kernel. See [`call`].
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn call_32(number: u32, arguments: [u32; 4]) -> Result<usize> {
+    let [first, second, third, fourth] = arguments;
+    let mut result = number;
+    // SAFETY: as in `call`. The compiler keeps `rbx` for itself, so it gets its value back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {first}", "int 0x80", "xchg rbx, {first}",
+            first = inout(reg) u64::from(first) => _,
+            inout("eax") result,
+            in("ecx") second, in("edx") third, in("esi") fourth,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    let result = result as i32;
+    if result < 0 { Err(Error::from_raw_os_error(-result)) } else { Ok(result as usize) }
+}
+
+/// There is no such way elsewhere.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn call_32(_: u32, _: [u32; 4]) -> Result<usize> {
+    Err(Error::from_raw_os_error(libc::ENOSYS))
+}

@@ -47,7 +47,7 @@ pub(crate) struct Technique {
     pub(crate) claim: Claim,
     /// Refused whatever policy says, so there is no session that may.
     pub(crate) always: bool,
-    /// The same, in tracepoint mode only: sessions give it up.
+    /// The same, where sessions give it up.
     pub(crate) always_traced: bool,
     /// The victim counts among the sensor's own processes.
     pub(crate) guarded: bool,
@@ -170,7 +170,8 @@ impl Technique {
         self
     }
 
-    /// Every session gives up in tracepoint mode what this needs (`io_uring`, `userfaultfd`).
+    /// Every session gives up in tracepoint mode what this needs (`io_uring`, `userfaultfd`, 32-bit calls), and on a kernel
+    /// whose `io_uring` works without the session's tag.
     pub(crate) const fn given_up(mut self) -> Self {
         self.always_traced = true;
         self.claim.tracepoint = self.claim.lsm;

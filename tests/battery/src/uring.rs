@@ -154,6 +154,53 @@ pub(crate) fn open2(path: impl AsRef<Path>, flags: i32, how: How) -> Result<Owne
     submit(how, operation).map(opened)
 }
 
+/// `setxattr`
+pub(crate) fn set_attribute(path: &CString, name: &std::ffi::CStr, value: &[u8]) -> Result<()> {
+    // IORING_OP_SETXATTR (5.19): the path's address stands in `addr3`.
+    let operation = Operation {
+        opcode: 42,
+        addr: name.as_ptr() as u64,
+        off: value.as_ptr() as u64,
+        len: value.len() as u32,
+        rest: [0, 0, text(path) as u64, 0],
+        ..Operation::default()
+    };
+    submit(How::Inline, operation).map(drop)
+}
+
+/// `bind` (6.11)
+pub(crate) fn bind(socket: &impl AsRawFd, address: &[u8]) -> Result<()> {
+    let operation = Operation {
+        opcode: 56,
+        fd: socket.as_raw_fd(),
+        addr: address.as_ptr() as u64,
+        off: address.len() as u64,
+        ..Operation::default()
+    };
+    submit(How::Inline, operation).map(drop)
+}
+
+/// `listen` (6.11)
+pub(crate) fn listen(socket: &impl AsRawFd) -> Result<()> {
+    let operation = Operation { opcode: 57, fd: socket.as_raw_fd(), len: 5, ..Operation::default() };
+    submit(How::Inline, operation).map(drop)
+}
+
+/// `sendto`, without a copy (6.0)
+pub(crate) fn send_to(socket: &impl AsRawFd, text: &[u8], address: &[u8]) -> Result<()> {
+    // IORING_OP_SEND_ZC: the address in `addr2`, its length in the upper half of the second of the last words.
+    let operation = Operation {
+        opcode: 47,
+        fd: socket.as_raw_fd(),
+        addr: text.as_ptr() as u64,
+        len: text.len() as u32,
+        off: address.as_ptr() as u64,
+        rest: [0, (address.len() as u64) << 32, 0, 0],
+        ..Operation::default()
+    };
+    submit(How::Inline, operation).map(drop)
+}
+
 /// `connect`
 pub(crate) fn connect(socket: &impl AsRawFd, address: &[u8], how: How) -> Result<()> {
     let operation = Operation {

@@ -109,4 +109,26 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     })
     .group("argv")
     .happened(flagged),
+    Technique::exec("forbidden argument, put together by env -S", |_| {
+        tool()?;
+        run("/usr/bin/env", &["env", "-S", "./tool marker --forbidden"])
+    })
+    .group("argv"),
+    Technique::exec("forbidden argument, put together by another program", |_| {
+        tool()?;
+        sys::sh("printf 'marker --forbid''den' | perl -0777 -ne 'exec \"./tool\", split'")
+    })
+    .group("argv"),
+    Technique::exec("option cut short (--symb for --symbolic)", |_| {
+        std::fs::write("one", "")?;
+        run("/usr/bin/ln", &["ln", "--symb", "one", "marker"])
+    })
+    .group("argv")
+    .unclaimed("rules on arguments know spellings, not meanings: name the program as well"),
+    Technique::exec("short option for a long one (-s for --symbolic)", |_| {
+        std::fs::write("one", "")?;
+        run("/usr/bin/ln", &["ln", "-s", "one", "marker"])
+    })
+    .group("argv")
+    .unclaimed("rules on arguments know spellings, not meanings: name the program as well"),
 ];

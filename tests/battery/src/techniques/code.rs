@@ -134,4 +134,27 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     })
     .by(Person::Allowlisted)
     .unclaimed("this is how just-in-time compilers work; which programs may start is what policy says"),
+    Technique::code("program named as another's loader (PT_INTERP)", |_| {
+        super::exec::script("innocent", "")?;
+        std::fs::write("innocent", crate::elf::with_loader(&text("programs/mark")))?;
+        run("./innocent", &["innocent", "marker"])
+    }),
+    Technique::code("remap_file_pages, and reading implies executing", |_| {
+        let file = code_file()?;
+        let start = sys::map(8192, READ_WRITE, libc::MAP_SHARED, Some(&file))?;
+        call(libc::SYS_personality, &[0x040_0000])?;
+        call(libc::SYS_remap_file_pages, &[start as usize, 4096, 0, 0, 0])?;
+        sys::call_code(start)?;
+        proof()
+    })
+    .by(Person::Allowlisted),
+    Technique::code("code written over a mapped program (/proc/self/mem)", |_| {
+        let page = sys::map(4096, READ_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
+        let memory = sys::open("/proc/self/mem", libc::O_RDWR)?;
+        call(libc::SYS_pwrite64, &[sys::fd(&memory), CODE.as_ptr() as usize, CODE.len(), page as usize])?;
+        sys::call_code(page)?;
+        proof()
+    })
+    .by(Person::Allowlisted)
+    .unclaimed("this is how just-in-time compilers work; which programs may start is what policy says"),
 ];

@@ -335,6 +335,34 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             Err(exec_at(sys::fd(&folder), "mark", &ARGUMENTS, 0))
         })
     }),
+    Technique::exec("/proc/PID/exe of an untagged process that runs it", |_| {
+        let process = std::fs::read_to_string("process")?;
+        run(format!("/proc/{process}/exe"), &ARGUMENTS)
+    })
+    .before(|_| {
+        // Opening the queue for writing, it waits for somebody who reads.
+        call(libc::SYS_mknodat, &[sys::HERE, c"queue".as_ptr() as usize, 0o010_644, 0])?;
+        let Some(process) = sys::fork()? else {
+            let _ = exec(mark(), &["mark", "queue"]);
+            sys::exit(1);
+        };
+        for _ in 0..1_000 {
+            if std::fs::read_link(format!("/proc/{process}/exe"))? == std::path::Path::new(&mark()) {
+                return std::fs::write("process", process.to_string());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Err(std::io::Error::other("it does not start"))
+    }),
+    Technique::exec("32-bit execve (int 0x80)", |_| {
+        in_child(|| {
+            let path = sys::low(sys::c_path(mark()).as_bytes_with_nul())?;
+            let (name, marker) = (sys::low(b"mark\0")?, sys::low(b"marker\0")?);
+            let arguments: Vec<u8> = [name, marker, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+            sys::call_32(11, [path, sys::low(&arguments)?, 0, 0]).map(drop)
+        })
+    })
+    .given_up(),
 ];
 
 /// A number that nothing else uses.

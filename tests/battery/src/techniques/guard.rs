@@ -13,7 +13,7 @@ use super::{lineage::cgroups, processes};
 
 const NO_HOOK: &str = "it has no hook in tracepoint mode";
 
-const fn guard(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
+pub(super) const fn guard(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
     Technique::guard(name, attack).by(Person::Permitted).lsm_only(NO_HOOK)
 }
 

@@ -66,6 +66,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         say()
     }),
     asked("bpf: by its number in perl", |_| {
+        bpf::lift_limit()?;
         // BPF_MAP_CREATE of an array.
         sys::perl(
             "my $a = pack('L5x108', 2, 4, 8, 1, 0); syscall(321, 0, $a, 72) >= 0 or exit 1; open(F, '>', 'marker')",
@@ -184,7 +185,70 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             other => other.map(drop),
         }
     })
-    .unclaimed("no kernel has a hook for it; it takes CAP_SYS_ADMIN")
+    .lsm_only("it has no hook in tracepoint mode")
+    .guest_only(),
+    asked("swapping to a file, by a 32-bit call (int 0x80)", |_| {
+        std::fs::write("swap", [0; 40_960])?;
+        let path = sys::low(b"swap\0")?;
+        match sys::call_32(87, [path, 0, 0, 0]) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => say(),
+            other => other.map(drop),
+        }
+    })
+    .given_up()
+    .guest_only(),
+    asked("steering the kernel's audit (CAP_AUDIT_CONTROL)", |_| {
+        let socket = call_fd(libc::SYS_socket, &[libc::AF_NETLINK as usize, libc::SOCK_RAW as usize, 9])?;
+        // `struct nlmsghdr`: length, AUDIT_SET with request and acknowledgement; `struct audit_status`: which, and the
+        // length of its queue.
+        let mut message = [0u32; 15];
+        (message[0], message[1], message[4], message[10]) = (60, 0x0005_03e9, 0x10, 8192);
+        call(libc::SYS_write, &[fd(&socket), at(&message), 60])?;
+        // NLMSG_ERROR: the header, then the number.
+        let answer = [0i32; 64];
+        call(libc::SYS_read, &[fd(&socket), at(&answer), 256])?;
+        match sys::written(&answer)[4] {
+            0 => say(),
+            error => Err(Error::from_raw_os_error(-error)),
+        }
+    })
+    .lsm_only("it has no hook in tracepoint mode")
+    .guest_only(),
+    asked("a policy of another security module (AppArmor)", |_| {
+        sys::open("/sys/kernel/security/apparmor/.load", libc::O_WRONLY)?;
+        say()
+    })
+    .lsm_only("files have no hook in tracepoint mode that comes in time")
+    .guest_only(),
+    asked("a keyboard of one's own (/dev/uinput)", |_| {
+        match sys::open("uinput", libc::O_WRONLY) {
+            // No driver: whoever gets that far was not refused.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => say(),
+            other => {
+                drop(other?);
+                say()
+            }
+        }
+    })
+    .prepare(|_| {
+        let path = sys::c_path(root("work/uinput"));
+        call(libc::SYS_mknodat, &[sys::HERE, sys::text(&path), 0o020_600, 10 << 8 | 223]).map(drop)
+    })
+    .lsm_only("files have no hook in tracepoint mode that comes in time")
+    .guest_only(),
+    asked("a program that the kernel starts to fetch a key (request_key)", |_| {
+        let name = sys::c_path(format!("sallyport-battery-{}", std::process::id()));
+        // KEY_SPEC_THREAD_KEYRING. There is no such key in the end, but somebody was asked for it.
+        let arguments = [c"user".as_ptr() as usize, sys::text(&name), c"x".as_ptr() as usize, usize::MAX];
+        match call(libc::SYS_request_key, &arguments) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(error),
+            _ => Ok(()),
+        }
+    })
+    .prepare(|_| {
+        super::exec::script("/sbin/request-key", "#!/bin/sh\n: > /var/lib/sallyport-battery/work/marker\n")
+    })
+    .lsm_only("it is refused where all keys are")
     .guest_only(),
     asked("settings of the kernel (sysctl)", |_| {
         std::fs::write("/proc/sys/kernel/randomize_va_space", "2")?;

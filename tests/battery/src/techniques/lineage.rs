@@ -170,4 +170,27 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         run(mark(), &ARGUMENTS)
     })
     .group("lineage"),
+    Technique::exec("the first thread ends, another execs", |_| {
+        in_child(|| {
+            std::thread::spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                let _ = exec(mark(), &ARGUMENTS);
+                sys::exit(1);
+            });
+            // This thread only.
+            call(libc::SYS_exit, &[0]).map(drop)
+        })
+    })
+    .group("lineage"),
+    Technique::exec("a child of a 32-bit call (int 0x80)", |_| {
+        // fork
+        let child = sys::call_32(2, [0; 4])?;
+        if child == 0 {
+            let _ = exec(mark(), &ARGUMENTS);
+            sys::exit(1);
+        }
+        sys::wait(child as i32)
+    })
+    .given_up()
+    .group("lineage"),
 ];

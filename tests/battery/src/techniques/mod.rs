@@ -6,12 +6,15 @@ mod code;
 mod exec;
 mod files;
 mod guard;
+mod inodes;
 mod kernel;
 mod lineage;
 mod network;
+mod ports;
 mod processes;
 mod reach;
 mod sockets;
+mod starve;
 mod unix;
 
 use crate::technique::Technique;
@@ -24,14 +27,17 @@ pub(crate) fn all() -> Vec<Technique> {
         code::TECHNIQUES,
         network::TECHNIQUES,
         sockets::TECHNIQUES,
+        ports::TECHNIQUES,
         unix::TECHNIQUES,
         files::TECHNIQUES,
         changes::TECHNIQUES,
+        inodes::TECHNIQUES,
         lineage::TECHNIQUES,
         processes::TECHNIQUES,
         kernel::TECHNIQUES,
         reach::TECHNIQUES,
         guard::TECHNIQUES,
+        starve::TECHNIQUES,
     ]
     .concat()
 }

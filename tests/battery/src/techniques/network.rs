@@ -323,4 +323,30 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         call(libc::SYS_dup3, &[fd(&socket), INHERITED, 0]).map(drop)
     })
     .unclaimed("a session's first process is started by the sensor, with no descriptors but its terminal"),
+    Technique::network("connect by a 32-bit call (int 0x80)", |_| {
+        let socket = tcp()?;
+        let address = sys::low(&target())?;
+        // connect
+        sys::call_32(362, [fd(&socket) as u32, address, 16, 0]).map(drop)
+    })
+    .given_up(),
+    Technique::network("sendto by socketcall, a 32-bit call (int 0x80)", |_| {
+        let socket = udp()?;
+        let (text, address) = (sys::low(HELLO)?, sys::low(&target())?);
+        let words = [fd(&socket) as u32, text, HELLO.len() as u32, 0, address, 16];
+        let words: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        // SYS_SENDTO
+        sys::call_32(102, [11, sys::low(&words)?, 0, 0]).map(drop)
+    })
+    .given_up(),
+    Technique::network("io_uring sends without a copy (SEND_ZC)", |_| {
+        uring::send_to(&udp()?, HELLO, &target())
+    })
+    .given_up(),
+    Technique::network("UDP, sent in two parts (MSG_MORE)", |_| {
+        let socket = udp()?;
+        send(&socket, &address4(FAMILY_4, [127, 0, 0, 1], OPEN_PORT), 0)?;
+        send(&socket, &target(), libc::MSG_MORE)?;
+        send(&socket, &target(), 0)
+    }),
 ];

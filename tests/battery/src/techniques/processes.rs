@@ -64,6 +64,44 @@ pub(super) fn owner_signal(stage: &Stage) -> Outcome {
     call(libc::SYS_write, &[fd(&write), at(b"x"), 1]).map(drop)
 }
 
+/// How a file is told whom to signal.
+pub(super) enum Owner {
+    /// `F_SETOWN_EX`, whose argument lies in memory.
+    Structure,
+    /// `F_SETOWN` of a process group.
+    Group,
+    /// `FIOSETOWN` or `SIOCSPGRP`, of a socket.
+    Ioctl(usize),
+}
+
+/// As [`owner_signal`], by other calls.
+pub(super) fn signal_by(stage: &Stage, owner: Owner) -> Outcome {
+    let (read, write) = match owner {
+        Owner::Ioctl(_) => {
+            let (one, other) = std::os::unix::net::UnixStream::pair()?;
+            (one.into(), other.into())
+        }
+        _ => sys::pipe()?,
+    };
+    call(libc::SYS_fcntl, &[fd(&read), 10, SIGKILL])?;
+    match owner {
+        Owner::Structure => {
+            // `struct f_owner_ex`: F_OWNER_PID, number.
+            let structure = [1i32, stage.victim];
+            call(libc::SYS_fcntl, &[fd(&read), 15, at(&structure)])?;
+        }
+        Owner::Group => {
+            let group = (-stage.victim) as isize as usize;
+            call(libc::SYS_fcntl, &[fd(&read), libc::F_SETOWN as usize, group])?;
+        }
+        Owner::Ioctl(command) => {
+            call(libc::SYS_ioctl, &[fd(&read), command, at(&stage.victim)])?;
+        }
+    }
+    call(libc::SYS_fcntl, &[fd(&read), libc::F_SETFL as usize, libc::O_ASYNC as usize])?;
+    call(libc::SYS_write, &[fd(&write), at(b"x"), 1]).map(drop)
+}
+
 /// `struct siginfo`: number, error, code (SI_QUEUE is -1).
 fn queued(stage: &Stage, number: i64) -> Outcome {
     let mut information = [0i32; 32];
@@ -129,6 +167,15 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         call(libc::SYS_pidfd_send_signal, &[fd(&process), SIGKILL, 0, 0]).map(drop)
     }),
     killed("signal of a pipe that the victim is made owner of (F_SETOWN)", owner_signal),
+    killed("signal of a pipe, its owner given in a structure (F_SETOWN_EX)", |stage| {
+        signal_by(stage, Owner::Structure)
+    }),
+    killed("signal of a socket that the victim is made owner of (FIOSETOWN)", |stage| {
+        signal_by(stage, Owner::Ioctl(0x8901))
+    }),
+    killed("signal of a pipe that the victim's process group is made owner of", |stage| {
+        signal_by(stage, Owner::Group)
+    }),
     killed("a limit of processor time that it is over already (prlimit)", |stage| {
         let limit = [0u64, 0];
         call(libc::SYS_prlimit64, &[victim(stage), libc::RLIMIT_CPU as usize, at(&limit), 0])?;
@@ -172,7 +219,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     .unclaimed("priorities of other processes are not judged"),
 ];
 
-fn remove_cgroup() -> Outcome {
+pub(super) fn remove_cgroup() -> Outcome {
     if let Ok(at) = cgroups() {
         let _ = std::fs::remove_dir(format!("{at}/sallyport-battery"));
     }

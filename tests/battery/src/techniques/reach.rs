@@ -151,4 +151,28 @@ pub(super) const TECHNIQUES: &[Technique] = &[
             say()
         })
     }),
+    reach("user namespace by a 32-bit call (int 0x80)", |_| {
+        // unshare
+        sys::call_32(310, [libc::CLONE_NEWUSER as u32, 0, 0, 0])?;
+        say()
+    })
+    .given_up(),
+    reach("mount by a 32-bit call (int 0x80)", |_| {
+        let target = sys::low(sys::c_path(root("work/on")).as_bytes_with_nul())?;
+        let kind = sys::low(b"tmpfs\0")?;
+        // mount; of its five arguments the last is not needed.
+        sys::call_32(21, [kind, target, kind, 0]).map(drop)
+    })
+    .prepare(folder)
+    .happened(mounted)
+    .given_up(),
+    reach("remount by its configuration (fspick, fsconfig)", |_| {
+        let path = sys::c_path(root("work/on"));
+        let context = sys::call_fd(libc::SYS_fspick, &[sys::HERE, sys::text(&path), 0])?;
+        // FSCONFIG_SET_FLAG, FSCONFIG_CMD_RECONFIGURE
+        call(libc::SYS_fsconfig, &[sys::fd(&context), 0, c"ro".as_ptr() as usize, 0, 0])?;
+        call(libc::SYS_fsconfig, &[sys::fd(&context), 7, 0, 0, 0]).map(drop)
+    })
+    .prepare(mounted_before)
+    .happened(|_| std::fs::write(root("work/on/probe"), "").is_err()),
 ];

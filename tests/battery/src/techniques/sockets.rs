@@ -22,28 +22,41 @@ const fn family(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique 
 
 /// Somebody from outside, who comes to the forbidden port and leaves a proof if anybody answers. Forked before there is a tag.
 fn visitor(stage: &Stage) -> Outcome {
-    let visit = || -> Outcome {
-        for _ in 0..300 {
-            if std::net::TcpStream::connect(("127.0.0.1", LISTEN_PORT)).is_ok() {
-                return std::fs::write(stage.marker(), "");
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        Ok(())
-    };
-    if sys::fork()?.is_none() {
-        sys::exit(i32::from(visit().is_err()));
-    }
-    Ok(())
+    visits(stage, || std::net::TcpStream::connect(("127.0.0.1", LISTEN_PORT)).map(drop))
 }
 
-/// Waits until somebody comes.
-fn await_visit(socket: &std::os::fd::OwnedFd) -> Outcome {
+/// Forks somebody who comes again and again, until anybody answers or the technique's process is gone.
+fn visits(stage: &Stage, visit: impl Fn() -> Outcome) -> Outcome {
+    let host = std::process::id();
+    if sys::fork()?.is_some() {
+        return Ok(());
+    }
+    while std::os::unix::process::parent_id() == host {
+        if visit().is_ok() {
+            sys::exit(i32::from(std::fs::write(stage.marker(), "").is_err()));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+    sys::exit(0)
+}
+
+/// How long a visit may take; the machine may be a slow emulation.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Waits until somebody comes, and says so.
+pub(super) fn await_visit(socket: &std::os::fd::OwnedFd) -> Outcome {
     // `struct pollfd`: POLLIN
     let poll = [sys::fd(socket) as u64 | 1 << 32];
-    call(libc::SYS_poll, &[at(&poll), 1, 1500])?;
-    // The visitor has its connection; give it the moment to say so.
-    std::thread::sleep(std::time::Duration::from_millis(30));
+    if call(libc::SYS_poll, &[at(&poll), 1, PATIENCE.as_millis() as usize])? == 0 {
+        return Err(std::io::Error::other("nobody came"));
+    }
+    let started = std::time::Instant::now();
+    while !std::fs::exists(crate::stage::root("work/marker"))? {
+        if started.elapsed() > PATIENCE {
+            return Err(std::io::Error::other("somebody came and said nothing"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     Ok(())
 }
 
@@ -59,7 +72,7 @@ fn listen_on(address: &[u8], family: i32, bound: bool) -> Outcome {
     await_visit(&socket)
 }
 
-const fn listening(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
+pub(super) const fn listening(name: &'static str, attack: fn(&Stage) -> Outcome) -> Technique {
     Technique::network(name, attack).happened(|stage| stage.marker().exists()).before(visitor)
 }
 
@@ -92,7 +105,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         sys::perl(&format!(
             "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); setsockopt(S, SOL_SOCKET, SO_REUSEADDR, pack('l', 1)); \
              bind(S, sockaddr_in({LISTEN_PORT}, INADDR_ANY)) or exit 1; listen(S, 5) or exit 2; \
-             $SIG{{ALRM}} = sub {{ exit 3 }}; alarm 2; accept(C, S); select(undef, undef, undef, 0.05)"
+             $SIG{{ALRM}} = sub {{ exit 3 }}; alarm 10; accept(C, S); select(undef, undef, undef, 0.01) until -e 'marker'"
         ))
     }),
     listening("listen on a socket that was bound before the session", |_| {
@@ -119,25 +132,17 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         // A connection to oneself, past the rules on connecting, is proof enough that it listens.
         let mut own = address;
         own[4..8].copy_from_slice(&[127, 0, 0, 1]);
-        std::fs::write("listening", own)?;
+        // Whole or not at all.
+        std::fs::write("address", own)?;
+        std::fs::rename("address", "listening")?;
         await_visit(&socket)
     })
     .by(Person::Allowlisted)
     .before(|stage| {
-        let visit = || -> Outcome {
-            for _ in 0..700 {
-                if let Ok(address) = std::fs::read("listening") {
-                    connect(&socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, &address)?;
-                    return std::fs::write(stage.marker(), "");
-                }
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
-            Ok(())
-        };
-        if sys::fork()?.is_none() {
-            sys::exit(i32::from(visit().is_err()));
-        }
-        Ok(())
+        visits(stage, || {
+            let address = std::fs::read("listening")?;
+            connect(&socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, &address)
+        })
     })
     .happened(|stage| stage.marker().exists())
     .lsm_only("listening is judged when a socket is bound, in tracepoint mode"),

@@ -114,4 +114,20 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     Technique::unix("io_uring connect", |_| by_ring(How::Inline)).given_up(),
     Technique::unix("io_uring connect by a worker", |_| by_ring(How::Worker)).given_up(),
     Technique::unix("io_uring connect by the polling thread", |_| by_ring(How::Poller)).given_up(),
+    Technique::unix("connected socket passed in by an untagged process", |_| {
+        let socket = sys::receive_descriptor(150)?;
+        call(libc::SYS_write, &[fd(&socket), at(b"hello"), 5]).map(drop)
+    })
+    .before(|_| {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        // Forked before there is a tag.
+        if sys::fork()?.is_none() {
+            let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
+                socket.connect(root("sockets/log"))?;
+                sys::send_descriptor(fd(&theirs), &socket)
+            });
+            sys::exit(i32::from(sent.is_err()));
+        }
+        call(libc::SYS_dup3, &[fd(&ours), 150, 0]).map(drop)
+    }),
 ];
