@@ -110,7 +110,8 @@ impl std::error::Error for Missed {}
 /// Builds the benchmark of the kernel programs, and says where it is.
 fn kernel_program(quick: bool) -> Result<PathBuf> {
     let mut build = run::cargo();
-    build.args(["bench", "--locked", "--package", "sallyport-sensor", "--bench", "kernel", "--no-run"]);
+    // The selection of all other builds, so that nothing is compiled twice with other features.
+    build.args(["bench", "--locked", "--workspace", "--bench", "kernel", "--no-run"]);
     if quick {
         build.args(["--profile", "dev"]);
     }
