@@ -13,7 +13,7 @@ use sallyport_sensor_abi::{
     PATH_BYTES,
     event::{EXEC_FILELESS, EXEC_OTHER_NAME, EXEC_PATH_CUT, EXEC_PREVENTED, File, Header, cause, kind},
     names::{NAME_GUARDED, NAME_SECRET, NAMES_JUDGED},
-    policy::{DENY, KILL, QUIET, UNJUDGED, file_op},
+    policy::{DENY, KILL, OBSERVED, QUIET, UNJUDGED, file_op},
     session::{HOST_GUARDED_NAMES, HOST_SECRET_NAMES},
 };
 
@@ -33,6 +33,8 @@ const NONE: u32 = 0xff;
 /// The walk need not be reported or judged if the file lies on a mount of the kernel's own and has a name there: pipes,
 /// sockets, namespaces, the lower files of an overlay, which nobody opens by path. (Memory files have none.)
 pub(crate) const OPEN: u32 = 1 << 16;
+/// It is not done now: only what would be denied is reported.
+const IMPLIED: u32 = 1 << 17;
 
 /// What an LSM hook answers to a tagged process that does `op` to `dentry` on the `vfsmount` `mount`.
 #[inline(always)]
@@ -59,6 +61,13 @@ pub(crate) fn judge_open(read: bool, write: bool, mount: Address, dentry: Addres
         _ => file_op::WRITE | NONE << 8,
     };
     answer(judge_file(mount, dentry, ops | OPEN))
+}
+
+/// As [`judge`], for giving a file another name: whoever may not read or write it under this one may not make one under
+/// which they may.
+#[inline(always)]
+pub(crate) fn judge_naming(mount: Address, dentry: Address) -> i32 {
+    answer(judge_file(mount, dentry, file_op::READ | file_op::WRITE << 8 | IMPLIED))
 }
 
 /// The compiler knows that there are but two numbers and would calculate the answer; the verifier does not know it and
@@ -112,7 +121,7 @@ extern "C" fn judge_file(mount: u64, dentry: u64, what: u32) -> u32 {
             let verdict = judge.unjudged(cause);
             report_all(index, area, what, verdict.word, verdict.cause)
         }
-        Ok(()) if what & OPEN != 0 && is_internal(area) => 0,
+        Ok(()) if what & OPEN != 0 && is_internal(area) && !is_named(area) => 0,
         Ok(()) => judge_names(index, what, caller),
     };
     scratch::release(area);
@@ -208,6 +217,13 @@ extern "C" fn find_guard(mount: u64, dentry: u64) -> u32 {
 fn is_internal(area: *const Scratch) -> bool {
     // SAFETY: `area` is claimed.
     unsafe { (*area).place == path::INTERNAL && (*area).flags & EXEC_FILELESS == 0 }
+}
+
+/// Whether the walk met a registered name (a message queue may have one, which is then reached without its mount).
+#[inline(always)]
+fn is_named(area: *const Scratch) -> bool {
+    // SAFETY: `area` is claimed.
+    unsafe { (*area).hits != 0 }
 }
 
 /// [`judge_path`]: an operation is denied.
@@ -327,7 +343,8 @@ extern "C" fn report_both(index: u32, what: u32, which: u32) -> u32 {
         // SAFETY: the caller claimed `area`.
         let (word, cause) = unsafe { ((*area).words[(turn & 1) as usize], (*area).cause) };
         let denies = word & DENY != 0;
-        if op != NONE && !judge::is_quiet(word) && (denies || which & DENIALS == 0) {
+        let said = what & IMPLIED == 0 || word & (DENY | OBSERVED) != 0;
+        if op != NONE && !judge::is_quiet(word) && said && (denies || which & DENIALS == 0) {
             report_file(index, op, word, cause);
             denied |= u32::from(denies);
         }

@@ -13,6 +13,7 @@ const BPFFS: u64 = 0xcafe_4a11;
 const CGROUP2: u64 = 0x6367_7270;
 const CGROUP1: u64 = 0x0027_e0eb;
 const PROC: u64 = 0x9fa0;
+const SECURITYFS: u64 = 0x7363_6673;
 
 /// Devices of the file systems that the pins and the cgroup hierarchy are mounted on; the first is the root's. Written by
 /// the loader, then frozen by the kernel.
@@ -125,21 +126,39 @@ pub(crate) fn magic(inode: Address) -> Result<u64, Unreadable> {
     }
 }
 
-/// Whether writing to an opened file could harm the sensor, and if it is a file of one of its processes, which.
+/// What writing to an opened file could do.
+pub(crate) enum Harm {
+    /// Nothing that is judged by what the file is.
+    None,
+    /// It reaches into the kernel: for policy to judge.
+    Kernel,
+    /// It types in somebody's place: for policy to judge.
+    Keyboard,
+    /// It could harm the sensor; if it is a file of one of its processes, which.
+    Guarded(Target),
+}
+
+/// What writing to an opened file could do.
 ///
 /// Control groups: a process that could write to those of others can freeze, kill, move or choke the sensor, so it
 /// may write to none. Who has no right over others' files is held off by the kernel's own permissions and may use
 /// those that were delegated to it. `/proc`: the files of the sensor's processes (`oom_score_adj`, `mem`, `sched`…),
-/// and `sysrq-trigger`.
+/// `sysrq-trigger`, and `ftrace_enabled`, without which the kernel calls no LSM program.
+///
+/// Policies of other security modules (files of securityfs) and keyboards made by programs (`/dev/uinput`, `/dev/uhid`: they
+/// can press SysRq) are for policy to forbid.
 #[inline(always)]
-pub(crate) fn written(inode: Address, dentry: Address) -> Result<Option<Target>, Unreadable> {
-    const SOMETHING: Option<Target> = Some(Target { tgid: 0, started: 0 });
+pub(crate) fn written(inode: Address, dentry: Address) -> Result<Harm, Unreadable> {
+    const SOMETHING: Harm = Harm::Guarded(Target { tgid: 0, started: 0 });
     let magic = magic(inode)?;
     if magic == CGROUP2 || magic == CGROUP1 {
-        return Ok(if privileged()? { SOMETHING } else { None });
+        return Ok(if privileged()? { SOMETHING } else { Harm::None });
+    }
+    if magic == SECURITYFS {
+        return Ok(Harm::Kernel);
     }
     if magic != PROC {
-        return Ok(None);
+        return Ok(if types(inode)? { Harm::Keyboard } else { Harm::None });
     }
     // SAFETY: offsets point into `OFFSETS` and `FIELDS`.
     unsafe {
@@ -147,20 +166,45 @@ pub(crate) fn written(inode: Address, dentry: Address) -> Result<Option<Target>,
         if pid == 0 {
             let name: Address = read::kernel(dentry + offset!(dentry_d_name) + 8)?;
             let found: [u64; 2] = read::kernel(name)?;
-            // `sysrq-trigger`, terminated.
-            let wanted = *b"sysrq-trigger\0\0\0";
-            let (low, high) = wanted.split_at(8);
-            let mask = (1 << 48) - 1;
-            let same = found[0] == bytes(low) && found[1] & mask == bytes(high) & mask;
-            return Ok(if same { SOMETHING } else { None });
+            let same =
+                is_name(found, b"sysrq-trigger\0\0\0", 14) || is_name(found, b"ftrace_enabled\0\0", 15);
+            return Ok(if same { SOMETHING } else { Harm::None });
         }
         // The first of the threads that have this number.
         let link: Address = read::kernel(pid + field!(pid_tasks))?;
         if link == 0 {
-            return Ok(None);
+            return Ok(Harm::None);
         }
         let target = system::target(link - field!(task_struct_pid_links))?;
-        Ok(if system::is_guarded(&target) { Some(target) } else { None })
+        Ok(if system::is_guarded(&target) { Harm::Guarded(target) } else { Harm::None })
+    }
+}
+
+/// Whether the first `len` bytes of a name, among which the terminating zero is, are those wanted; more than 8.
+#[inline(always)]
+fn is_name(found: [u64; 2], wanted: &[u8; 16], len: u32) -> bool {
+    let (low, high) = wanted.split_at(8);
+    let mask = (1 << ((len - 8) * 8)) - 1;
+    found[0] == bytes(low) && found[1] & mask == bytes(high) & mask
+}
+
+/// `S_IFMT`, `S_IFCHR`
+const KIND: u16 = 0o170_000;
+const CHARACTERS: u16 = 0o020_000;
+/// `/dev/uinput` and `/dev/uhid`: major number 10, as the kernel keeps it.
+const UINPUT: u32 = 10 << 20 | 223;
+const UHID: u32 = 10 << 20 | 239;
+
+/// Whether a file is one by which a program can be a keyboard.
+#[inline(always)]
+fn types(inode: Address) -> Result<bool, Unreadable> {
+    // SAFETY: offsets point into `OFFSETS` and `FIELDS`.
+    unsafe {
+        if read::kernel::<u16>(inode + offset!(inode_i_mode))? & KIND != CHARACTERS {
+            return Ok(false);
+        }
+        let device: u32 = read::kernel(inode + field!(inode_i_rdev))?;
+        Ok(device == UINPUT || device == UHID)
     }
 }
 
@@ -174,7 +218,7 @@ const OVERRIDE: u64 = 1 << 1;
 
 /// The current process may write to root's files.
 #[inline(always)]
-fn privileged() -> Result<bool, Unreadable> {
+pub(crate) fn privileged() -> Result<bool, Unreadable> {
     // SAFETY: offsets point into `FIELDS`.
     unsafe {
         let cred: Address = read::kernel(read::current_task() + field!(task_struct_cred))?;

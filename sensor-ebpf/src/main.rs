@@ -14,8 +14,8 @@
 mod atomic;
 mod caller;
 mod event;
-mod file;
 mod fields;
+mod file;
 mod guard;
 mod hooks;
 mod judge;
@@ -28,9 +28,9 @@ mod pending;
 mod program;
 mod read;
 mod scratch;
-mod tables;
 mod sockets;
 mod system;
+mod tables;
 mod unbrokered;
 mod unix;
 

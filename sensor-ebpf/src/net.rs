@@ -20,20 +20,10 @@ pub(crate) unsafe fn word(
     port: u32,
     protocol: u32,
 ) -> Option<Word> {
-    // SAFETY: the policy is an entry of an array map.
+    // SAFETY: the policy is an entry of an array map; the caller's promise.
     unsafe {
         let base = (*judge.policy).base;
-        let class = if version == 4 {
-            trie(base, (*net).address4, address[0], 8)?
-        } else {
-            let mut row = (*net).address6;
-            let mut i = 0;
-            while i < 4 {
-                row = trie(base, row, address[i], 8)?;
-                i += 1;
-            }
-            row
-        };
+        let class = address_class(base, net, address, version)?;
         let port_class = trie(base, (*net).port, port, 4)?;
         let protocol_class = protocol_class(net, protocol)?;
         arena(
@@ -45,6 +35,58 @@ pub(crate) unsafe fn word(
                     .wrapping_add(class),
             ),
         )
+    }
+}
+
+/// Class of an address.
+///
+/// # Safety
+/// `net` must be a field of a policy in `POLICIES`.
+#[inline(always)]
+unsafe fn address_class(base: u32, net: *const Net, address: &[u32; 4], version: u32) -> Option<u32> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if version == 4 {
+            return trie(base, (*net).address4, address[0], 8);
+        }
+        let mut row = (*net).address6;
+        let mut i = 0;
+        while i < 4 {
+            row = trie(base, row, address[i], 8)?;
+            i += 1;
+        }
+        Some(row)
+    }
+}
+
+/// Where the words for all ports of an address are: one every `stride` words from `start` on.
+pub(crate) struct Row {
+    pub(crate) start: u32,
+    /// Classes of ports.
+    pub(crate) ports: u32,
+    pub(crate) stride: u32,
+}
+
+/// The words for all ports.
+///
+/// # Safety
+/// `net` must be a field of the judge's policy.
+#[inline(always)]
+pub(crate) unsafe fn row(
+    judge: &Judge,
+    net: *const Net,
+    address: &[u32; 4],
+    version: u32,
+    protocol: u32,
+) -> Option<Row> {
+    // SAFETY: the policy is an entry of an array map; the caller's promise.
+    unsafe {
+        let base = (*judge.policy).base;
+        let class = address_class(base, net, address, version)?;
+        let (ports, stride) = ((*net).port_classes, (*net).address_classes);
+        let first =
+            protocol_class(net, protocol)?.wrapping_mul(ports).wrapping_mul(stride).wrapping_add(class);
+        Some(Row { start: base.wrapping_add((*net).table).wrapping_add(first), ports, stride })
     }
 }
 

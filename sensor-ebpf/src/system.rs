@@ -252,3 +252,19 @@ fn try_call() -> Result<u32, Unreadable> {
     let number: u64 = read::kernel(regs + 120)?;
     Ok(number as u32 & !X32)
 }
+
+/// `TS_COMPAT`: the current system call was made as 32-bit programs make them (`int 0x80`).
+const COMPAT: u32 = 2;
+
+/// Whether the number of the system call is one of the 32-bit table.
+#[inline(always)]
+pub(crate) fn is_32_bit() -> bool {
+    compat().unwrap_or(false)
+}
+
+#[inline(always)]
+fn compat() -> Result<bool, Unreadable> {
+    // SAFETY: points into `FIELDS`.
+    let status: u32 = unsafe { read::kernel(read::current_task() + field!(task_struct_status))? };
+    Ok(status & COMPAT != 0)
+}

@@ -6,7 +6,7 @@
 use sallyport_policy::SystemDenials;
 use sallyport_sensor_abi::policy::operation;
 
-use crate::kernel::{Mode, is_before};
+use crate::kernel::{Mode, is_before, uring_has_threads};
 use crate::shepherd::enclosure;
 use crate::shepherd::filter::{REFUSABLE, Refusals, bit};
 
@@ -17,7 +17,7 @@ pub struct Means {
     pub mode: Mode,
     /// There is a hook for new user namespaces: Linux 6.1.
     pub sees_namespaces: bool,
-    /// `io_uring` works in threads of the process that asks, which have its tag: Linux 5.12.
+    /// `io_uring` works in threads of the process that asks, which have its tag: Linux 5.12, and 5.10 since it has 5.15's.
     pub sees_uring: bool,
     /// There are hooks for `io_uring`'s own privileges: Linux 5.16.
     pub sees_uring_privileges: bool,
@@ -32,7 +32,7 @@ impl Means {
         Self {
             mode,
             sees_namespaces: !is_before(6, 1),
-            sees_uring: !is_before(5, 12),
+            sees_uring: uring_has_threads(),
             sees_uring_privileges: !is_before(5, 16),
             can_enclose: enclosure::is_possible(),
         }
@@ -139,7 +139,7 @@ pub fn limits(means: &Means) -> Vec<String> {
                 limits.push("before Linux 6.1 there is no hook for new user namespaces: where policy forbids them to every program, the session gives up namespaces by a seccomp filter; where it forbids them to some programs, that is not enforced".to_owned());
             }
             if !means.sees_uring {
-                limits.push("before Linux 5.12 io_uring works in kernel threads, which do not carry the session's tag: sessions cannot use it".to_owned());
+                limits.push("this kernel's io_uring works in kernel threads, which do not carry the session's tag (before Linux 5.12): sessions cannot use it".to_owned());
             } else if !means.sees_uring_privileges {
                 limits.push("before Linux 5.16 there are no hooks for io_uring's privileges: where policy forbids them to every program, the session gives up io_uring".to_owned());
             }

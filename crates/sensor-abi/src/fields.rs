@@ -31,6 +31,10 @@ pub struct Fields {
     pub task_struct_thread_pid: u32,
     /// Where the kernel stack begins; [`NO_OFFSET`] except on x86-64, whose system call numbers the programs know.
     pub task_struct_stack: u32,
+    /// `thread_info.status`; [`NO_OFFSET`] except on x86-64.
+    pub task_struct_status: u32,
+    /// Device number of a device file.
+    pub inode_i_rdev: u32,
     pub pid_level: u32,
     pub pid_tasks: u32,
     pub proc_inode_pid: u32,

@@ -2,19 +2,20 @@
 //!
 //! Sees: every use of a capability that the process really has. Of these: loading and unloading of modules; reboot and
 //! `kexec`; raw I/O; the clock; all that needs network administration; making device files, by which disks could be reached
-//! under any name; swapping to a file of one's own; `fanotify`, by which files could be kept from others who open them;
+//! under any name; swapping; `fanotify`, by which files could be kept from others who open them; steering the kernel's audit,
+//! and loading policies of other security modules, which could be turned against the sensor;
 //! the calls of the mount interface that make mounts without a place (`fsopen`, `fsmount`, `open_tree`, `fspick`,
 //! `mount_setattr`); namespaces by `unshare`, `clone` and `setns`; and changing what a process says it runs
 //! (`PR_SET_MM_EXE_FILE`), which rules on calling programs go by. Needs: 5.7 and BPF LSM, and x86-64 for all that goes by
 //! the number of the system call. Misses: a user namespace made without a capability, which `namespace.rs` sees from
-//! 6.1 on; `swapon` by 32-bit programs. On error: what depends on the number of the call is not judged here.
+//! 6.1 on. On error: what depends on the number of the call is not judged here.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::policy::operation::{
     CLOCK, KERNEL_ACCESS, KEXEC, MODULE, MOUNT, NAMESPACE, NETWORK_ADMIN, REBOOT, TRACE,
 };
 
-use crate::system::{ALLOW, ask, call, tag};
+use crate::system::{ALLOW, ask, call, is_32_bit, tag};
 
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_MODULE: u32 = 16;
@@ -24,6 +25,8 @@ const CAP_SYS_BOOT: u32 = 22;
 const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_SYS_TIME: u32 = 25;
 const CAP_MKNOD: u32 = 27;
+const CAP_AUDIT_CONTROL: u32 = 30;
+const CAP_MAC_ADMIN: u32 = 33;
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
 /// `CAP_OPT_NOAUDIT`: the kernel asks only to decide how much to show or to use of its reserves.
@@ -39,8 +42,12 @@ mod call {
     pub(super) const PRCTL: [u32; 2] = [157, 172];
     pub(super) const REBOOT: [u32; 2] = [169, 88];
     pub(super) const FANOTIFY_INIT: [u32; 2] = [300, 338];
-    /// That of 32-bit programs means `unlink` to others, and an overlay asks for the same capability then.
     pub(super) const SWAPON: u32 = 167;
+    pub(super) const SWAPOFF: u32 = 168;
+    /// Of 32-bit programs. The first means `unlink` to others, and an overlay asks for the same capability then.
+    pub(super) const SWAPON_32: u32 = 87;
+    /// As above.
+    pub(super) const SWAPOFF_32: u32 = 115;
     pub(super) const OPEN_TREE: u32 = 428;
     pub(super) const FSOPEN: u32 = 430;
     pub(super) const FSMOUNT: u32 = 432;
@@ -63,6 +70,8 @@ pub fn sally_capable(ctx: LsmContext) -> i32 {
             | CAP_SYS_RESOURCE
             | CAP_SYS_TIME
             | CAP_MKNOD
+            | CAP_AUDIT_CONTROL
+            | CAP_MAC_ADMIN
             | CAP_CHECKPOINT_RESTORE
     ) || ctx.arg::<u32>(3) & NO_AUDIT != 0
         || tag().is_none()
@@ -77,7 +86,7 @@ pub fn sally_capable(ctx: LsmContext) -> i32 {
             number if number == call::REBOOT[0] || number == call::REBOOT[1] => REBOOT,
             _ => KEXEC,
         },
-        CAP_SYS_RAWIO | CAP_MKNOD => KERNEL_ACCESS,
+        CAP_SYS_RAWIO | CAP_MKNOD | CAP_AUDIT_CONTROL | CAP_MAC_ADMIN => KERNEL_ACCESS,
         _ => match by_call(capability, call()) {
             Some(operation) => operation,
             None => return ALLOW,
@@ -103,7 +112,7 @@ fn by_call(capability: u32, number: u32) -> Option<u32> {
     {
         return Some(MOUNT);
     }
-    if number == call::FANOTIFY_INIT[0] || number == call::FANOTIFY_INIT[1] || number == call::SWAPON {
+    if number == call::FANOTIFY_INIT[0] || number == call::FANOTIFY_INIT[1] || swaps(number) {
         return Some(KERNEL_ACCESS);
     }
     (number == call::CLONE[0]
@@ -114,4 +123,11 @@ fn by_call(capability: u32, number: u32) -> Option<u32> {
         || number == call::SETNS[0]
         || number == call::SETNS[1])
         .then_some(NAMESPACE)
+}
+
+#[inline(always)]
+fn swaps(number: u32) -> bool {
+    number == call::SWAPON
+        || number == call::SWAPOFF
+        || (number == call::SWAPON_32 || number == call::SWAPOFF_32) && is_32_bit()
 }

@@ -4,10 +4,7 @@
 //! among the active LSMs. Rules on arguments are left to `sched_process_exec`, see `pending.rs`. On error: denied.
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_send_signal, macros::lsm, programs::LsmContext};
-use sallyport_sensor_abi::{
-    event::EXEC_PREVENTED,
-    policy::KILL,
-};
+use sallyport_sensor_abi::{event::EXEC_PREVENTED, policy::KILL};
 
 use crate::{
     caller,

@@ -1,9 +1,10 @@
-//! LSM `path_chmod`, `path_chown`, `inode_setxattr`, `inode_removexattr`: what a file is allowed to be.
+//! LSM `path_chmod`, `path_chown`, `inode_setxattr`, `inode_removexattr`, `inode_set_acl`, `inode_remove_acl`,
+//! `inode_file_setattr`: what a file is allowed to be.
 //!
 //! Sees: mode and owner by whatever call; extended attributes, file capabilities and access lists set as such among
 //! them. For attributes the kernel names no mount: the path is that on the first mount of the file system, which is the
-//! host's own. Needs: 5.7, BPF LSM, `CONFIG_SECURITY_PATH`. Misses: access lists set through their own call since 6.2,
-//! `ioctl` flags such as immutable. On error: denied.
+//! host's own. Access lists have hooks of their own since 6.2; flags such as immutable are set by `ioctl`, which is in
+//! `terminal.rs`, and since 6.17 by `file_setattr`. Needs: 5.7, BPF LSM, `CONFIG_SECURITY_PATH`. On error: denied.
 
 use aya_ebpf::{EbpfContext as _, macros::lsm, programs::LsmContext};
 use sallyport_sensor_abi::policy::file_op;
@@ -54,7 +55,7 @@ pub fn sally_setattr(ctx: LsmContext) -> i32 {
     // `ia_valid`, the first field.
     match read::kernel::<u32>(read::plain(ctx.arg(1))) {
         Ok(which) if which & OWNER == 0 => ALLOW,
-        Ok(_) => attribute(&ctx, 0, read::plain(ctx.arg(0))),
+        Ok(_) => attribute(&ctx, read::plain(ctx.arg(0))),
         Err(Unreadable) => -EPERM,
     }
 }
@@ -73,31 +74,39 @@ fn judge(ctx: &LsmContext) -> i32 {
 pub fn sally_setxattr(ctx: LsmContext) -> i32 {
     // Since 5.12 there is one argument before these.
     // SAFETY: points into `OFFSETS`.
-    let (before, dentry) = if unsafe { offset!(xattr_dentry) } == 0 {
-        (argument::<40>(&ctx) as i32, argument::<0>(&ctx))
-    } else {
-        (argument::<48>(&ctx) as i32, argument::<8>(&ctx))
-    };
-    attribute(&ctx, before, dentry)
+    let first = unsafe { offset!(xattr_dentry) } == 0;
+    attribute(&ctx, if first { argument::<0>(&ctx) } else { argument::<8>(&ctx) })
 }
 
 /// match-proto:v5.10:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_removexattr, struct dentry *dentry, const char *name)
 #[lsm(hook = "inode_removexattr")]
 pub fn sally_removexattr(ctx: LsmContext) -> i32 {
     // SAFETY: points into `OFFSETS`.
-    let (before, dentry) = if unsafe { offset!(xattr_dentry) } == 0 {
-        (argument::<16>(&ctx) as i32, argument::<0>(&ctx))
-    } else {
-        (argument::<24>(&ctx) as i32, argument::<8>(&ctx))
-    };
-    attribute(&ctx, before, dentry)
+    let first = unsafe { offset!(xattr_dentry) } == 0;
+    attribute(&ctx, if first { argument::<0>(&ctx) } else { argument::<8>(&ctx) })
+}
+
+/// match-proto:v6.2:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_set_acl, struct mnt_idmap *idmap, struct dentry *dentry, const char *acl_name, struct posix_acl *kacl)
+#[lsm(hook = "inode_set_acl")]
+pub fn sally_set_acl(ctx: LsmContext) -> i32 {
+    attribute(&ctx, read::plain(ctx.arg(1)))
+}
+
+/// match-proto:v6.2:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_remove_acl, struct mnt_idmap *idmap, struct dentry *dentry, const char *acl_name)
+#[lsm(hook = "inode_remove_acl")]
+pub fn sally_remove_acl(ctx: LsmContext) -> i32 {
+    attribute(&ctx, read::plain(ctx.arg(1)))
+}
+
+/// match-proto:v6.17:include/linux/lsm_hook_defs.h:LSM_HOOK(int, 0, inode_file_setattr, struct dentry *dentry, struct file_kattr *fa)
+#[lsm(hook = "inode_file_setattr")]
+pub fn sally_file_setattr(ctx: LsmContext) -> i32 {
+    attribute(&ctx, read::plain(ctx.arg(0)))
 }
 
 #[inline(always)]
-fn attribute(ctx: &LsmContext, before: i32, dentry: Address) -> i32 {
-    if before != 0 {
-        return prior(before);
-    }
+fn attribute(ctx: &LsmContext, dentry: Address) -> i32 {
+    // The answer before ours is not looked at: the kernel runs no program after one that refused.
     if !is_tagged(ctx.tgid()) {
         return ALLOW;
     }

@@ -2,7 +2,8 @@
 //! come and go.
 //!
 //! Sees: each of these by whatever call, with the folder locked, so that the name that is judged is the one that is
-//! made or removed. `path_mknod` is also called for `O_CREAT` and for `bind` of a Unix socket. Needs: 5.7, BPF LSM,
+//! made or removed. A link or a rename gives a file another name, by which other rules may hold; so it takes the right to read
+//! and to write the file by the old one. `path_mknod` is also called for `O_CREAT` and for `bind` of a Unix socket. Needs: 5.7, BPF LSM,
 //! `CONFIG_SECURITY_PATH`. Misses: names that file systems make by themselves. On error: denied.
 
 use aya_ebpf::{EbpfContext as _, macros::lsm, programs::LsmContext};
@@ -81,7 +82,8 @@ pub fn sally_link(ctx: LsmContext) -> i32 {
     }
     // Both names are on one mount: the kernel has made sure of that.
     let Ok(mount) = mount_of(read::plain(ctx.arg(1))) else { return -EPERM };
-    if file::judge(file_op::LINK, mount, read::plain(ctx.arg(0))) != ALLOW {
+    let old: Address = read::plain(ctx.arg(0));
+    if file::judge(file_op::LINK, mount, old) != ALLOW || file::judge_naming(mount, old) != ALLOW {
         return -EPERM;
     }
     file::judge(file_op::CREATE, mount, read::plain(ctx.arg(2)))
@@ -95,20 +97,16 @@ pub fn sally_rename(ctx: LsmContext) -> i32 {
     // Before 5.19 there were no flags, and the hook was called once for each way of an exchange.
     // SAFETY: points into `OFFSETS`.
     let with_flags = unsafe { offset!(path_rename_arguments) } == 5;
-    let (before, flags) = if with_flags {
-        (argument::<40>(&ctx) as i32, argument::<32>(&ctx) as u32)
-    } else {
-        (argument::<32>(&ctx) as i32, 0)
-    };
-    if before != 0 {
-        return prior(before);
-    }
+    // The answer before ours is not looked at: the kernel runs no program after one that refused.
     if !is_tagged(ctx.tgid()) {
         return ALLOW;
     }
+    let flags = if with_flags { argument::<32>(&ctx) as u32 } else { 0 };
     let Ok(mount) = mount_of(read::plain(ctx.arg(0))) else { return -EPERM };
     let (old, new): (Address, Address) = (read::plain(ctx.arg(1)), read::plain(ctx.arg(3)));
-    if file::judge(file_op::RENAME, mount, old) != ALLOW || file::judge(file_op::CREATE, mount, new) != ALLOW
+    if file::judge(file_op::RENAME, mount, old) != ALLOW
+        || file::judge_naming(mount, old) != ALLOW
+        || file::judge(file_op::CREATE, mount, new) != ALLOW
     {
         return -EPERM;
     }
@@ -117,7 +115,7 @@ pub fn sally_rename(ctx: LsmContext) -> i32 {
         return -EPERM;
     };
     if flags & RENAME_EXCHANGE != 0 {
-        if file::judge(file_op::RENAME, mount, new) != ALLOW {
+        if file::judge(file_op::RENAME, mount, new) != ALLOW || file::judge_naming(mount, new) != ALLOW {
             return -EPERM;
         }
         return file::judge(file_op::CREATE, mount, old);

@@ -54,8 +54,9 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
     }
     let session = session(tag);
     // SAFETY: an entry of an array map. Volatile: user space writes to it.
-    let monitored = session
-        .is_some_and(|session| unsafe { core::ptr::read_volatile(&raw const (*session).flags) } & SESSION_MONITORED != 0);
+    let monitored = session.is_some_and(
+        |session| unsafe { core::ptr::read_volatile(&raw const (*session).flags) } & SESSION_MONITORED != 0,
+    );
     if monitored && unbrokered::crowded() {
         // Nobody limits those who are only watched. The child goes on untagged, until it starts a program when there is
         // room again.
@@ -73,8 +74,9 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
                 // SAFETY: an entry of an array map; the counter is only accessed atomically.
                 unsafe {
                     add32(&raw mut (*host).tasks, 1);
-                    crowded |= !monitored && core::ptr::read_volatile(&raw const (*host).tasks)
-                        > core::ptr::read_volatile(&raw const (*host).task_limit);
+                    crowded |= !monitored
+                        && core::ptr::read_volatile(&raw const (*host).tasks)
+                            > core::ptr::read_volatile(&raw const (*host).task_limit);
                 }
             }
             if let Some(session) = session {

@@ -1,15 +1,15 @@
 //! LSM `inode_unlink`, `inode_rmdir`, `inode_rename`, `file_open`: pins, and files by which the sensor could be harmed.
 //!
 //! Sees: removing and renaming on a BPF file system, which would detach programs; opening for writing of control
-//! group files by who may write to root's, of files below `/proc/PID` of the sensor, and of `/proc/sysrq-trigger`.
+//! group files by who may write to root's, of files below `/proc/PID` of the sensor, and of others named in `guard.rs`.
 //! Opening by handle is judged here, too, since it has no hook of its own: by the number of the system call (x86-64;
 //! a handle opened with `O_PATH` is seen when that is opened). Needs: 5.7 and BPF LSM. On error: denied.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sallyport_sensor_abi::policy::operation::{BPF, KERNEL_ACCESS, OPEN_BY_HANDLE};
+use sallyport_sensor_abi::policy::operation::{BPF, KERNEL_ACCESS, OPEN_BY_HANDLE, TERMINAL_INPUT};
 
 use crate::{
-    guard,
+    guard::{self, Harm},
     read::{self, Address, Unreadable, offset},
     system::{ALLOW, argument, ask, call, guard as refuse, guard_target, tag, unreadable},
 };
@@ -63,18 +63,20 @@ pub fn sally_guard_open(ctx: LsmContext) -> i32 {
         }
     }
     match argument(&ctx, 0).and_then(written) {
-        Ok(None) => ALLOW,
-        Ok(Some(target)) => guard_target(KERNEL_ACCESS, 0, &target),
+        Ok(Harm::None) => ALLOW,
+        Ok(Harm::Kernel) => ask(KERNEL_ACCESS, number),
+        Ok(Harm::Keyboard) => ask(TERMINAL_INPUT, number),
+        Ok(Harm::Guarded(target)) => guard_target(KERNEL_ACCESS, 0, &target),
         Err(Unreadable) => unreadable(KERNEL_ACCESS, 0),
     }
 }
 
 #[inline(always)]
-fn written(file: Address) -> Result<Option<crate::system::Target>, Unreadable> {
+fn written(file: Address) -> Result<Harm, Unreadable> {
     // SAFETY: offsets point into `OFFSETS`.
     unsafe {
         if read::kernel::<u32>(file + offset!(file_f_mode))? & WRITE == 0 {
-            return Ok(None);
+            return Ok(Harm::None);
         }
         let inode = read::kernel(file + offset!(file_f_inode))?;
         let dentry = read::kernel(file + offset!(file_f_path) + offset!(path_dentry))?;

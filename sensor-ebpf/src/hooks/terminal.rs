@@ -2,16 +2,20 @@
 //!
 //! Sees: typing into a terminal (`TIOCSTI`, `TIOCLINUX`) and taking over the console's output (`TIOCCONS`); hanging up
 //! a terminal (`TIOCVHANGUP`), which signals all who use it; making a file send signals (`FIOSETOWN`, `SIOCSPGRP`);
-//! XFS's own ways to open files by handle; and stopping a file system, which would stop all who write to it (`FIFREEZE`,
-//! `FS_IOC_SHUTDOWN`). Needs: 5.7 and BPF LSM; 32-bit programs have a hook of their own since
+//! XFS's own ways to open files by handle; stopping a file system, which would stop all who write to it (`FIFREEZE`,
+//! `FS_IOC_SHUTDOWN`); and changing what a file is allowed to be (immutable, fs-verity), which is judged as that. Needs: 5.7 and BPF LSM; 32-bit programs have a hook of their own since
 //! 6.8. The argument is not read: it lies in user memory. On error: denied.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sallyport_sensor_abi::policy::operation::{KERNEL_ACCESS, OPEN_BY_HANDLE, SIGNAL, TERMINAL_INPUT};
+use sallyport_sensor_abi::policy::{
+    file_op,
+    operation::{KERNEL_ACCESS, OPEN_BY_HANDLE, SIGNAL, TERMINAL_INPUT},
+};
 
 use crate::{
-    owned,
-    system::{ALLOW, argument, ask, ask_outside, tag},
+    file, owned, path,
+    read::Unreadable,
+    system::{ALLOW, EPERM, argument, ask, ask_outside, tag},
 };
 
 const TIOCSTI: u32 = 0x5412;
@@ -23,6 +27,8 @@ const SIOCSPGRP: u32 = 0x8902;
 const FIFREEZE: u32 = 0xc004_5877;
 /// That of ext4, XFS and others.
 const SHUTDOWN: u32 = 0x8004_587d;
+/// `FS_IOC_SETFLAGS`, its 32-bit twin, `FS_IOC_FSSETXATTR`, `FS_IOC_ENABLE_VERITY`
+const SET_FLAGS: [u32; 4] = [0x4008_6602, 0x4004_6602, 0x401c_5820, 0x4080_6685];
 /// Low half of `XFS_IOC_OPEN_BY_HANDLE` and the like; the other half is a size, which differs for 32-bit programs.
 const XFS_OPEN: u32 = 0x586b;
 const XFS_READLINK: u32 = 0x586c;
@@ -50,8 +56,18 @@ fn judge(ctx: &LsmContext) -> i32 {
     let handle =
         low == XFS_OPEN || low == XFS_READLINK || low == XFS_ATTRIBUTES || low == XFS_CHANGE_ATTRIBUTES;
     let stop = command == FIFREEZE || command == SHUTDOWN;
-    if !(terminal || signal || handle || stop) || tag().is_none() {
+    let change = command == SET_FLAGS[0]
+        || command == SET_FLAGS[1]
+        || command == SET_FLAGS[2]
+        || command == SET_FLAGS[3];
+    if !(terminal || signal || handle || stop || change) || tag().is_none() {
         return ALLOW;
+    }
+    if change {
+        return match argument(ctx, 0).and_then(path::of_file) {
+            Ok((mount, dentry)) => file::judge(file_op::CHANGE, mount, dentry),
+            Err(Unreadable) => EPERM,
+        };
     }
     if terminal {
         ask(TERMINAL_INPUT, command)

@@ -12,6 +12,12 @@ use super::offsets::{OffsetError, field_offset};
 pub(super) fn read() -> Result<Fields, OffsetError> {
     let btf = super::offsets::open()?;
     let of = |structure: &str, field: &str| field_offset(&btf, structure, field).unwrap_or(NO_OFFSET);
+    let thread = (of("task_struct", "thread_info"), of("thread_info", "status"));
+    let status = if cfg!(target_arch = "x86_64") && thread.0 != NO_OFFSET && thread.1 != NO_OFFSET {
+        thread.0 + thread.1
+    } else {
+        NO_OFFSET
+    };
     Ok(Fields {
         cred_uid: of("cred", "uid"),
         cred_euid: of("cred", "euid"),
@@ -34,6 +40,8 @@ pub(super) fn read() -> Result<Fields, OffsetError> {
         task_struct_thread_pid: of("task_struct", "thread_pid"),
         // The programs know the system calls of this machine only.
         task_struct_stack: if cfg!(target_arch = "x86_64") { of("task_struct", "stack") } else { NO_OFFSET },
+        task_struct_status: status,
+        inode_i_rdev: of("inode", "i_rdev"),
         pid_level: of("pid", "level"),
         pid_tasks: of("pid", "tasks"),
         proc_inode_pid: of("proc_inode", "pid"),

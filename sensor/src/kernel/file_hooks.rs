@@ -20,6 +20,10 @@ pub(super) const FILES: &[(&str, Hook)] = &[
     ("sally_setattr", Hook::InPlaceOf("path_chown", "inode_setattr")),
     ("sally_setxattr", Hook::Lsm("inode_setxattr")),
     ("sally_removexattr", Hook::Lsm("inode_removexattr")),
+    // Where they are missing, access lists pass the two before, and flags the hook on `ioctl`.
+    ("sally_set_acl", Hook::OptionalLsm("inode_set_acl", "")),
+    ("sally_remove_acl", Hook::OptionalLsm("inode_remove_acl", "")),
+    ("sally_file_setattr", Hook::OptionalLsm("inode_file_setattr", "")),
     ("sally_mmap", Hook::Lsm("mmap_file")),
     ("sally_mprotect", Hook::Lsm("file_mprotect")),
 ];

@@ -25,6 +25,8 @@ pub(super) const SYSTEM: &[(&str, Hook)] = &[
     ("sally_scheduler", Hook::Lsm("task_setscheduler")),
     ("sally_ioprio", Hook::Lsm("task_setioprio")),
     ("sally_memory", Hook::Lsm("task_movememory")),
+    ("sally_birth", Hook::Lsm("task_alloc")),
+    ("sally_lock", Hook::Lsm("file_lock")),
     ("sally_mount", Hook::Lsm("sb_mount")),
     ("sally_remount", Hook::Lsm("sb_remount")),
     ("sally_umount", Hook::Lsm("sb_umount")),
@@ -97,6 +99,8 @@ pub(super) const SYSTEM: &[(&str, Hook)] = &[
     ("sally_listen", Hook::Lsm("socket_listen")),
     ("sally_bind4", Hook::CgroupAddress),
     ("sally_bind6", Hook::CgroupAddress),
+    ("sally_bound4", Hook::CgroupSocket),
+    ("sally_bound6", Hook::CgroupSocket),
 ];
 
 impl Hook {

@@ -1,6 +1,8 @@
 //! What this kernel can do: for choosing the mode, and for `sallyport-sensor doctor`.
 
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::{Mode, attach, load, mounts, object, offsets};
 
@@ -202,4 +204,31 @@ pub(crate) fn is_before(major: u32, minor: u32) -> bool {
         (Some(a), Some(b)) => (a, b) < (major, minor),
         _ => false,
     }
+}
+
+/// Whether what `io_uring` does happens in threads of the process that asks, which have its tag: since 5.12, and in later
+/// versions of older kernels that were given a newer `io_uring`. The kernel says so when a ring is made; where none can be
+/// made now, its version tells.
+pub(crate) fn uring_has_threads() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| uring_features().map_or(!is_before(5, 12), |found| found & NATIVE_WORKERS != 0))
+}
+
+/// `IORING_FEAT_NATIVE_WORKERS`
+const NATIVE_WORKERS: u32 = 1 << 9;
+/// Words of `struct io_uring_params`, and which of them are the features.
+const URING_PARAMETERS: usize = 30;
+const URING_FEATURES: usize = 5;
+
+#[allow(unsafe_code, reason = "no safe wrapper of io_uring_setup")]
+fn uring_features() -> Option<u32> {
+    let mut parameters = [0u32; URING_PARAMETERS];
+    // SAFETY: the structure is that long, and zeros ask for nothing in particular; the kernel writes to it.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+    if ring < 0 {
+        return None;
+    }
+    // SAFETY: just made, and nobody else's.
+    drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(ring).ok()?) });
+    Some(parameters[URING_FEATURES])
 }
