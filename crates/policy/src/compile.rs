@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::limits::MAX_INDEX;
 use self::net::NetTables;
 use self::tables::{Part, Tables};
-use cedar_policy::{Context, Entities, Request, RestrictedExpression, pst};
+use cedar_policy::{Context, Entities, Request, RestrictedExpression};
 use sallyport_sensor_abi::policy::PolicyHeader;
 
 use crate::entities::uid;
@@ -20,6 +20,7 @@ use crate::load::Policy;
 use crate::question::Principal;
 use crate::residual::{self, Action, Given};
 use crate::rule::Rule;
+use crate::scope;
 use crate::table::{Effect, Entry};
 
 /// Why a policy cannot be compiled for somebody.
@@ -192,37 +193,11 @@ impl Policy {
             Request::new(person.clone(), uid("Action", action.name()), place.clone(), context, None)
                 .map_err(|_| names())?;
         let given = Given { request: &request, entities };
-        let within = |thing: &cedar_policy::EntityUid, group: &pst::EntityUID| {
-            let group = uid_of(group);
-            group.as_ref().is_some_and(|group| thing == group || entities.is_ancestor_of(group, thing))
-        };
         let mut left = Vec::new();
         for rule in self.inner.rules.values().filter(|rule| rule.speaks_of(action.name())) {
-            let principal_fits = match &rule.body.principal {
-                pst::PrincipalConstraint::Any => true,
-                pst::PrincipalConstraint::Eq(pst::EntityOrSlot::Entity(one)) => {
-                    uid_of(one).as_ref() == Some(&person)
-                }
-                pst::PrincipalConstraint::In(pst::EntityOrSlot::Entity(group)) => within(&person, group),
-                pst::PrincipalConstraint::Is(kind) => kind.to_string() == "User",
-                pst::PrincipalConstraint::IsIn(kind, pst::EntityOrSlot::Entity(group)) => {
-                    kind.to_string() == "User" && within(&person, group)
-                }
-                _ => false,
-            };
-            let resource_fits = match &rule.body.resource {
-                pst::ResourceConstraint::Any => true,
-                pst::ResourceConstraint::Eq(pst::EntityOrSlot::Entity(one)) => {
-                    uid_of(one).as_ref() == Some(&place)
-                }
-                pst::ResourceConstraint::In(pst::EntityOrSlot::Entity(group)) => within(&place, group),
-                pst::ResourceConstraint::Is(kind) => kind.to_string() == "Host",
-                pst::ResourceConstraint::IsIn(kind, pst::EntityOrSlot::Entity(group)) => {
-                    kind.to_string() == "Host" && within(&place, group)
-                }
-                _ => false,
-            };
-            if !principal_fits || !resource_fits {
+            if !scope::principal_fits(&rule.body, &person, entities)
+                || !scope::resource_fits(&rule.body, &place, entities)
+            {
                 continue;
             }
             let formula = residual::condition(&rule.body, action, atoms, Some(&given)).map_err(|fault| {
@@ -234,11 +209,6 @@ impl Policy {
         }
         Ok(left)
     }
-}
-
-fn uid_of(uid: &pst::EntityUID) -> Option<cedar_policy::EntityUid> {
-    let kind = uid.ty.to_string().parse().ok()?;
-    Some(cedar_policy::EntityUid::from_type_name_and_id(kind, cedar_policy::EntityId::new(&uid.eid)))
 }
 
 /// The rules for the tables, in the same order. Ranks say which of several rules that hold is named.

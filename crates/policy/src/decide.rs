@@ -110,6 +110,15 @@ impl Policy {
 
     /// Every string that a rule on sessions, or a host's label, could compare a local user with.
     fn texts(&self) -> BTreeSet<String> {
+        let mut texts = self.session_texts();
+        texts.retain(|text| {
+            !text.is_empty() && !text.contains(['\0', '/', ':', '\n']) || text.parse::<IpAddr>().is_ok()
+        });
+        texts
+    }
+
+    /// Every string in a rule on sessions, and every label of a host.
+    pub(crate) fn session_texts(&self) -> BTreeSet<String> {
         let mut texts = BTreeSet::new();
         for rule in self.inner.rules.values().filter(|rule| rule.speaks_of("open_session")) {
             for clause in rule.body.clauses() {
@@ -124,9 +133,6 @@ impl Policy {
                 }
             }
         }
-        texts.retain(|text| {
-            !text.is_empty() && !text.contains(['\0', '/', ':', '\n']) || text.parse::<IpAddr>().is_ok()
-        });
         texts
     }
 

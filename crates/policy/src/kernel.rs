@@ -154,12 +154,12 @@ impl KernelPolicy {
     }
 
     /// Class of a calling program.
-    fn caller(&self, path: &[u8]) -> Option<u32> {
+    pub(crate) fn caller(&self, path: &[u8]) -> Option<u32> {
         if self.header.caller.classes <= 1 { Some(0) } else { self.path_class(&self.header.caller, path) }
     }
 
     /// None if the path is too long or too deep.
-    fn path_class(&self, automaton: &Automaton, path: &[u8]) -> Option<u32> {
+    pub(crate) fn path_class(&self, automaton: &Automaton, path: &[u8]) -> Option<u32> {
         let depth = path.iter().filter(|byte| **byte == b'/').count();
         let abstract_socket = path.first() == Some(&b'@');
         if path.len() > PATH_BYTES || depth > PATH_COMPONENTS && !abstract_socket {
@@ -176,7 +176,7 @@ impl KernelPolicy {
         self.read(state, automaton.eoi())
     }
 
-    fn descend(&self, root: u32, bytes: &[u8]) -> Option<u32> {
+    pub(crate) fn descend(&self, root: u32, bytes: &[u8]) -> Option<u32> {
         let mut row = root;
         for byte in bytes {
             row = self.read(row, u32::from(byte >> 4))?;
@@ -186,7 +186,7 @@ impl KernelPolicy {
     }
 
     /// None outside of the tables: never with what [`crate::Policy::compile`] made.
-    fn read(&self, base: u32, offset: u32) -> Option<u32> {
+    pub(crate) fn read(&self, base: u32, offset: u32) -> Option<u32> {
         self.arena.get(base.checked_add(offset)? as usize).copied()
     }
 }

@@ -98,15 +98,8 @@ impl Policy {
                 for action in Action::all().filter(|action| rule.speaks_of(action.name())) {
                     places.push(in_kernel(&rule.body, action));
                 }
-                let at_gateway =
-                    ["open_session"].into_iter().chain(GatewayAction::ALL.map(GatewayAction::name));
-                for action in at_gateway.filter(|action| rule.speaks_of(action)) {
-                    places.push(Place {
-                        action: action.to_owned(),
-                        lsm: Enforcement::Gateway,
-                        tracepoint: Enforcement::Gateway,
-                        cost: Cost::default(),
-                    });
+                for action in at_gateway().filter(|action| rule.speaks_of(action)) {
+                    places.push(gateway(action));
                 }
                 Placement {
                     rule: rule.info.clone(),
@@ -117,6 +110,34 @@ impl Policy {
             })
             .collect()
     }
+}
+
+/// The actions that the gateway judges.
+fn at_gateway() -> impl Iterator<Item = &'static str> {
+    ["open_session"].into_iter().chain(GatewayAction::ALL.map(GatewayAction::name))
+}
+
+fn gateway(action: &str) -> Place {
+    Place {
+        action: action.to_owned(),
+        lsm: Enforcement::Gateway,
+        tracepoint: Enforcement::Gateway,
+        cost: Cost::default(),
+    }
+}
+
+/// Where a rule is enforced for one action; none for an action that there is not.
+pub(crate) fn place(body: &cedar_policy::pst::Template, action: &str) -> Option<Place> {
+    if at_gateway().any(|known| known == action) {
+        return Some(gateway(action));
+    }
+    Action::all().find(|known| known.name() == action).map(|action| in_kernel(body, action))
+}
+
+/// Where it is enforced that no rule permits something.
+pub(crate) fn place_of_action(action: &str) -> Option<Place> {
+    let body = cedar_policy::Policy::parse(None, "permit (principal, action, resource);").ok()?;
+    place(body.to_pst().ok()?.body(), action)
 }
 
 fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {

@@ -6,7 +6,8 @@
 mod compare;
 mod literal;
 
-use self::literal::{matches, parse_range, pieces, range};
+pub(crate) use self::literal::parse_range;
+use self::literal::{matches, pieces, range};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 

@@ -46,7 +46,8 @@ pub(super) fn range(expr: &Expr) -> Option<Prefix> {
     parse_range(text)
 }
 
-pub(super) fn parse_range(text: &str) -> Option<Prefix> {
+/// An address or a range, as texts have it.
+pub(crate) fn parse_range(text: &str) -> Option<Prefix> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length.parse().ok()?)),
         None => (text, None),

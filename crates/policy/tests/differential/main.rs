@@ -5,6 +5,7 @@
 //! shrinks it.
 
 mod generate;
+mod world;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sallyport_policy::{
-    Answer, Bundle, FileOp, KernelPolicy, OnViolation, Operation, Policy, Principal, Program, Question,
+    Answer, FileOp, KernelPolicy, OnViolation, Operation, Policy, Principal, Program, Question,
 };
 use sallyport_sensor_abi::policy::{
     ARGS_ROW_WORDS, ARGS_TABLE, DENY, END_SESSION, EXEC_INDICES, INDEX_MASK, KILL, NEEDS_ARGS, OBSERVED,
@@ -20,45 +21,7 @@ use sallyport_sensor_abi::policy::{
 };
 
 use crate::generate::{ADDRESSES, Ask, PORTS, exec, file, net, rule, system};
-
-const ENTITIES: &str = r#"[
-  {"uid": {"type": "Group", "id": "all"}, "attrs": {}, "parents": []},
-  {"uid": {"type": "Group", "id": "g1"}, "attrs": {}, "parents": [{"type": "Group", "id": "all"}]},
-  {"uid": {"type": "Group", "id": "g2"}, "attrs": {}, "parents": []},
-  {"uid": {"type": "HostGroup", "id": "hg"}, "attrs": {}, "parents": []},
-  {"uid": {"type": "Host", "id": "h1"}, "attrs": {}, "parents": [{"type": "HostGroup", "id": "hg"}], "tags": {"env": "a"}},
-  {"uid": {"type": "Host", "id": "h2"}, "attrs": {}, "parents": []}
-]"#;
-
-fn people() -> Vec<Principal> {
-    let person = |user: &str, groups: &[&str], kind: &str| Principal {
-        user: user.into(),
-        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
-        kind: kind.into(),
-        issuer: "https://issuer.example".into(),
-        on_behalf_of: if kind == "agent" { "bob".into() } else { String::new() },
-    };
-    vec![
-        person("alice", &["g1", "unknown"], "human"),
-        person("bot", &["g2"], "ci"),
-        person("agent", &[], "agent"),
-    ]
-}
-
-/// Where and as whom; the last host is not in the bundle.
-const PLACES: [(&str, &str); 3] = [("h1", "root"), ("h2", "dev"), ("elsewhere", "a")];
-
-fn bundle(rules: &[String]) -> Bundle {
-    // Ids in another order than the rules, so that the order of ids is seen to count.
-    let text: Vec<String> =
-        rules.iter().enumerate().map(|(n, rule)| format!("@id(\"r{}\") {rule}", (n * 7) % 10)).collect();
-    Bundle::from_files([
-        ("bundle.toml", "name = \"t\"\nschema = 2\n".to_owned()),
-        ("entities.json", ENTITIES.to_owned()),
-        ("rules.cedar", text.join("\n")),
-    ])
-    .expect("a bundle")
-}
+use crate::world::{PLACES, bundle, people};
 
 /// Whether the tables' word says what Cedar answered.
 fn agrees(compiled: &KernelPolicy, word: Word, answer: &Answer) -> bool {
