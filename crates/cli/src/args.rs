@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::clock;
 
 mod change;
+mod meaning;
 mod policy;
 
 pub use change::{Archive, Bring, Keygen, Settle, Sign, Verify as VerifyPolicy};
+pub use meaning::{Diff, Evidence, Explain, PersonKind, Who};
 pub use policy::{Bundle, Policy, Push};
 
 const EXIT_CODES: &str = "\

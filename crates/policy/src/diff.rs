@@ -3,6 +3,7 @@
 //! For one person, host and local user ([`Comparison`]) the compiled tables of both are multiplied: the values of each attribute fall
 //! into pairs of classes, and each combination of pairs has one answer from either policy. So what differs is known exactly, as
 //! a set of combinations, and every combination has a shortest example. [`Diff`] does this for everybody who can be told apart.
+//! Actions on Sallyport itself are compared for changes of policy about which nothing is known ([`Change::default`]).
 //! No example is given that Cedar's authorizer does not answer in the same two ways.
 
 mod net;
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 use self::sessions::Sessions;
 use self::tables::Tables;
+use crate::change::Change;
 use crate::compile::CompileError;
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
@@ -124,7 +126,7 @@ impl Effect {
 /// What becomes of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Change {
+pub enum Becomes {
     /// It was allowed and no longer is.
     Forbidden,
     /// It was denied and no longer is.
@@ -143,7 +145,7 @@ pub enum Change {
     SessionLimit,
 }
 
-impl Change {
+impl Becomes {
     fn between(before: &Effect, after: &Effect) -> Self {
         use Verdict as V;
         match (before.verdict, after.verdict) {
@@ -210,7 +212,9 @@ pub enum DiffError {
         source: CompileError,
     },
     /// Cedar's authorizer does not confirm an example.
-    #[error("the tables and Cedar's authorizer disagree about `{question}`: {tables}, {cedar}; please report this fault")]
+    #[error(
+        "the tables and Cedar's authorizer disagree about `{question}`: {tables}, {cedar}; please report this fault"
+    )]
     Unconfirmed {
         /// The example.
         question: Box<Question>,
@@ -236,7 +240,11 @@ impl Comparison {
         let tables = Tables::multiply(compiled(before, "old")?, compiled(after, "new")?);
         let sessions = Sessions::compare(before, after, principal, host, local_user);
         let gateway = GatewayAction::ALL.into_iter().filter(|action| {
-            let question = Question::Gateway { principal: principal.clone(), action: *action };
+            let question = Question::Gateway {
+                principal: principal.clone(),
+                action: *action,
+                change: Change::default(),
+            };
             !Effect::of(&before.decide(&question)).same(&Effect::of(&after.decide(&question)))
         });
         Ok(Self { tables, sessions, gateway: gateway.map(GatewayAction::name).collect() })
@@ -267,7 +275,7 @@ impl Comparison {
 #[derive(Clone, Debug)]
 pub struct Difference {
     /// What becomes of it.
-    pub change: Change,
+    pub change: Becomes,
     /// Name of the Cedar action.
     pub action: &'static str,
     /// Before.
@@ -307,7 +315,7 @@ pub struct Diff {
 }
 
 /// Differences by what they are.
-type ByEffect = BTreeMap<(Change, &'static str, Effect, Effect), Difference>;
+type ByEffect = BTreeMap<(Becomes, &'static str, Effect, Effect), Difference>;
 
 impl Diff {
     /// Compares two policies for everybody in `scope`.
@@ -318,11 +326,15 @@ impl Diff {
         let mut known: HashMap<(u64, u64), Vec<Found>> = HashMap::new();
         for person in &everybody.people {
             for action in GatewayAction::ALL {
-                let question = Question::Gateway { principal: person.principal.clone(), action };
+                let change = Change::default();
+                let question = Question::Gateway { principal: person.principal.clone(), action, change };
                 let (a, b) = (Effect::of(&before.decide(&question)), Effect::of(&after.decide(&question)));
                 if !a.same(&b) {
-                    let concern =
-                        Concern { person: person.title.clone(), host: String::new(), local_user: String::new() };
+                    let concern = Concern {
+                        person: person.title.clone(),
+                        host: String::new(),
+                        local_user: String::new(),
+                    };
                     let action = action.name();
                     let one = Found { action, before: a, after: b, classes: 1, example: Some(question) };
                     add(&mut found, concern, one);
@@ -332,8 +344,11 @@ impl Diff {
         for (person, place, local_user) in everybody.all() {
             let host = place.name.as_str();
             let principal = &person.principal;
-            let concern =
-                Concern { person: person.title.clone(), host: place.title.clone(), local_user: local_user.clone() };
+            let concern = Concern {
+                person: person.title.clone(),
+                host: place.title.clone(),
+                local_user: local_user.clone(),
+            };
             diff.situations += 1;
             for one in Sessions::compare(before, after, principal, host, local_user).found() {
                 add(&mut found, concern.clone(), one);
@@ -390,7 +405,7 @@ fn confirm(before: &Policy, after: &Policy, found: &Found) -> Result<(), DiffErr
 
 fn add(all: &mut ByEffect, concern: Concern, found: Found) {
     let Found { action, before, after, classes, example } = found;
-    let change = Change::between(&before, &after);
+    let change = Becomes::between(&before, &after);
     let key = (change, action, before.clone(), after.clone());
     let difference = all.entry(key).or_insert_with(|| Difference {
         change,

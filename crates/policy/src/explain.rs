@@ -103,7 +103,8 @@ impl Policy {
         };
         let (forbids, permits) = (chosen(true), chosen(false));
         let wanted = answer.allowed;
-        let near = if answer.allowed || permits.is_empty() { nearest(question, failing, wanted) } else { vec![] };
+        let near =
+            if answer.allowed || permits.is_empty() { nearest(question, failing, wanted) } else { vec![] };
         let remedy = Remedy {
             permitted: !permits.is_empty(),
             relies_on: if answer.allowed { permits } else { vec![] },
@@ -155,7 +156,8 @@ fn nearest(question: &Question, failing: Vec<(&Rule, Examined)>, forbids: bool) 
                 let (Clause::When(expr) | Clause::Unless(expr)) = clause;
                 strings(expr, &mut texts);
             }
-            let common = |text: &String| text.bytes().zip(subject.bytes()).take_while(|(a, b)| a == b).count();
+            let common =
+                |text: &String| text.bytes().zip(subject.bytes()).take_while(|(a, b)| a == b).count();
             let alike = texts.iter().map(common).max().unwrap_or(0);
             ((examined.unmet.len(), Reverse(alike), rule.info.id.as_str()), examined)
         })
@@ -350,7 +352,10 @@ mod tests {
     fn a_forbid_is_to_be_lifted_and_what_it_beat_is_told() {
         let found = explained(&["ops"], "/usr/bin/nmap", "/usr/bin/bash");
         assert!(!found.answer.allowed);
-        assert_eq!(found.holding.iter().map(|held| held.rule.id.as_str()).collect::<Vec<_>>(), ["scanners", "tools"]);
+        assert_eq!(
+            found.holding.iter().map(|held| held.rule.id.as_str()).collect::<Vec<_>>(),
+            ["scanners", "tools"]
+        );
         assert_eq!(ids(&found.remedy.lift), ["scanners"]);
         assert!(found.remedy.permitted && found.remedy.near.is_empty());
         // Without the permit, lifting the forbid is not enough.

@@ -54,7 +54,7 @@ pub use compile::CompileError;
 pub use decide::Decider;
 pub use denials::{Denials, SystemDenials};
 pub use diagnostic::{Diagnostics, Fault};
-pub use diff::{Change, Comparison, Concern, Diff, DiffError, Difference, Effect, Found, Scope, Verdict};
+pub use diff::{Becomes, Comparison, Concern, Diff, DiffError, Difference, Effect, Found, Scope, Verdict};
 pub use explain::{Examined, Explanation, Remedy, Unmet};
 pub use fuzz::fuzz_rules;
 pub use kernel::{KernelPolicy, Program};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use sallyport_sensor_abi::policy::{file_op, operation};
 
+use crate::change::Change;
 use crate::decide::protocol_name;
 use crate::question::{FileOp, GatewayAction, Operation, Principal, Question};
 
@@ -67,7 +68,7 @@ impl Question {
         }
         if let Some(action) = GatewayAction::from_name(action) {
             nothing()?;
-            return Ok(Self::Gateway { principal, action });
+            return Ok(Self::Gateway { principal, action, change: Change::default() });
         }
         if host.is_empty() {
             return Err(format!("`{action}` happens on a host: name it"));
@@ -119,8 +120,11 @@ impl Question {
 
 /// `10.0.0.1:5432/tcp`, `[::1]:53/udp`, `10.0.0.1/icmp`; without a protocol TCP.
 fn endpoint(text: &str) -> Result<(IpAddr, u16, u8), String> {
-    let fault =
-        || format!("`{text}` is no endpoint; write it like `10.0.0.1:5432/tcp`, `[::1]:53/udp` or `10.0.0.1/icmp`");
+    let fault = || {
+        format!(
+            "`{text}` is no endpoint; write it like `10.0.0.1:5432/tcp`, `[::1]:53/udp` or `10.0.0.1/icmp`"
+        )
+    };
     let (at, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol {
         "tcp" => 6,
@@ -129,11 +133,12 @@ fn endpoint(text: &str) -> Result<(IpAddr, u16, u8), String> {
         number => number.parse().map_err(|_| fault())?,
     };
     let at = at.trim_start_matches('[');
-    let (address, port) = match at.rsplit_once("]:").or_else(|| at.rsplit_once(':').filter(|(a, _)| !a.contains(':'))) {
-        Some((address, port)) => (address, port.parse().map_err(|_| fault())?),
-        None if matches!(protocol, 6 | 17) => return Err(fault()),
-        None => (at.trim_end_matches(']'), 0),
-    };
+    let (address, port) =
+        match at.rsplit_once("]:").or_else(|| at.rsplit_once(':').filter(|(a, _)| !a.contains(':'))) {
+            Some((address, port)) => (address, port.parse().map_err(|_| fault())?),
+            None if matches!(protocol, 6 | 17) => return Err(fault()),
+            None => (at.trim_end_matches(']'), 0),
+        };
     Ok((address.parse().map_err(|_| fault())?, port, protocol))
 }
 
@@ -148,11 +153,9 @@ impl fmt::Display for Question {
             if caller == CALLER { Ok(()) } else { write!(f, " --caller {}", quoted(caller)) }
         };
         match self {
-            Self::OpenSession { client_address, .. } => option(
-                f,
-                *client_address != ANYWHERE,
-                &format!("--client {client_address}"),
-            ),
+            Self::OpenSession { client_address, .. } => {
+                option(f, *client_address != ANYWHERE, &format!("--client {client_address}"))
+            }
             Self::Exec { path, args, fileless, setuid, caller, .. } => {
                 write!(f, " {}", quoted(path))?;
                 option(f, *fileless, "--fileless")?;

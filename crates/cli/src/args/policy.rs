@@ -23,6 +23,10 @@ pub enum Policy {
     Reject(Settle),
     /// Run a bundle's test cases
     Test(Bundle),
+    /// Compare two policies by what they mean, with an example of each difference
+    Diff(super::Diff),
+    /// May this person do this there? Why (not), and what would change it
+    Explain(Box<super::Explain>),
     /// Check and test a bundle, then put it in force everywhere
     Push(Push),
     /// Show the policy in force, or an earlier version

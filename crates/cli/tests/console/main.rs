@@ -6,6 +6,7 @@ mod issuer;
 mod person;
 
 mod login;
+mod meaning;
 mod policy;
 mod records;
 mod replay;

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::pst::{Clause, Expr, Literal, PatternElem, Var};
 use cedar_policy::EntityUid;
+use cedar_policy::pst::{Clause, Expr, Literal, PatternElem, Var};
 
 use crate::entities::uid;
 use crate::expr::{parts, strings};
@@ -60,7 +60,9 @@ impl Situations {
     /// Every combination, up to the bound.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Person, &Place, &String)> {
         let all = self.people.iter().flat_map(move |person| {
-            self.places.iter().flat_map(move |place| self.local_users.iter().map(move |user| (person, place, user)))
+            self.places
+                .iter()
+                .flat_map(move |place| self.local_users.iter().map(move |user| (person, place, user)))
         });
         all.take(MOST)
     }
@@ -145,15 +147,20 @@ fn compared(policy: &Policy, expr: &Expr, into: &mut BTreeMap<String, BTreeSet<S
         let texts = into.entry(found.to_owned()).or_default();
         strings(expr, texts);
         if let Expr::Like { pattern, .. } = expr {
-            texts.insert(pattern.iter().map(|element| match element {
-                PatternElem::Char(c) => *c,
-                PatternElem::Wildcard => 'x',
-            }).collect());
+            texts.insert(
+                pattern
+                    .iter()
+                    .map(|element| match element {
+                        PatternElem::Char(c) => *c,
+                        PatternElem::Wildcard => 'x',
+                    })
+                    .collect(),
+            );
         }
         // Compared with something else than literals: a host's label, most likely.
-        if parts(expr).into_iter().any(|part| !matches!(&**part, Expr::Literal(Literal::String(_)) | Expr::Set(_))
-            && attribute(part).is_none())
-        {
+        if parts(expr).into_iter().any(|part| {
+            !matches!(&**part, Expr::Literal(Literal::String(_)) | Expr::Set(_)) && attribute(part).is_none()
+        }) {
             for entity in policy.inner.known.entities.iter() {
                 for (_, value) in entity.tags() {
                     if let Ok(cedar_policy::EvalResult::String(text)) = value {
@@ -266,7 +273,8 @@ fn places(policies: [&Policy; 2], looked: &Looked) -> Vec<Place> {
         let entity = policy.inner.known.entities.get(host);
         let tags = entity.into_iter().flat_map(|entity| {
             let tags = entity.tags().filter(|(name, _)| looked.texts.contains(*name));
-            tags.filter_map(|(name, value)| Some((name.to_owned(), value.ok()?.to_string()))).collect::<Vec<_>>()
+            tags.filter_map(|(name, value)| Some((name.to_owned(), value.ok()?.to_string())))
+                .collect::<Vec<_>>()
         });
         tags.collect()
     };

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use sallyport_sensor_abi::policy::{ARGS_EOI, ARGS_START, ARGS_SYMBOLS, Automaton, INDEX_MASK, NEEDS_ARGS, Word};
+use sallyport_sensor_abi::policy::{
+    ARGS_EOI, ARGS_START, ARGS_SYMBOLS, Automaton, INDEX_MASK, NEEDS_ARGS, Word,
+};
 
 use crate::kernel::KernelPolicy;
 
@@ -21,7 +23,12 @@ impl<'a> Side<'a> {
         if automaton.classes <= 1 {
             return Self::Constant;
         }
-        Self::Automaton { policy, start: automaton.start, symbols: automaton.symbols, eoi: automaton.stride - 1 }
+        Self::Automaton {
+            policy,
+            start: automaton.start,
+            symbols: automaton.symbols,
+            eoi: automaton.stride - 1,
+        }
     }
 
     /// Over the arguments that a word still asks for.
@@ -203,7 +210,9 @@ pub(super) fn reached(a: &Side<'_>, b: &Side<'_>, shape: Shape, begin: &[u8]) ->
             });
         }
         for byte in &alphabet {
-            let (Some(text), Some(form)) = (utf8(in_text, *byte), shape.next(in_shape, *byte)) else { continue };
+            let (Some(text), Some(form)) = (utf8(in_text, *byte), shape.next(in_shape, *byte)) else {
+                continue;
+            };
             let next = (a.next(in_a, *byte), b.next(in_b, *byte), text, form);
             let fresh = numbers.len();
             numbers.entry(next).or_insert_with(|| {
@@ -228,7 +237,11 @@ mod tests {
             for b in 0..=255u8 {
                 assert_eq!(valid(&[a, b]), std::str::from_utf8(&[a, b]).is_ok(), "{a:x} {b:x}");
                 for c in [0x00, 0x7f, 0x80, 0x90, 0xa0, 0xbf, 0xc0] {
-                    assert_eq!(valid(&[a, b, c]), std::str::from_utf8(&[a, b, c]).is_ok(), "{a:x} {b:x} {c:x}");
+                    assert_eq!(
+                        valid(&[a, b, c]),
+                        std::str::from_utf8(&[a, b, c]).is_ok(),
+                        "{a:x} {b:x} {c:x}"
+                    );
                     let four = [a, b, c, 0x80];
                     assert_eq!(valid(&four), std::str::from_utf8(&four).is_ok(), "{four:x?}");
                 }

@@ -178,7 +178,9 @@ impl Tables {
             Question::Exec { path, args, fileless, setuid, caller, .. } => {
                 let path = path.as_bytes();
                 let paths = (a.path_class(&a.header.path, path), b.path_class(&b.header.path, path));
-                let ((Some(in_a), Some(in_b)), Some(callers)) = (paths, callers(caller)) else { return false };
+                let ((Some(in_a), Some(in_b)), Some(callers)) = (paths, callers(caller)) else {
+                    return false;
+                };
                 let flags = flags(*fileless, *setuid);
                 match self.exec.get(&(flags, callers, (in_a, in_b))) {
                     None => false,
@@ -193,7 +195,9 @@ impl Tables {
             Question::File { op, path, fileless, caller, .. } => {
                 let path = path.as_bytes();
                 let paths = (a.path_class(&a.header.file, path), b.path_class(&b.header.file, path));
-                let ((Some(in_a), Some(in_b)), Some(callers)) = (paths, callers(caller)) else { return false };
+                let ((Some(in_a), Some(in_b)), Some(callers)) = (paths, callers(caller)) else {
+                    return false;
+                };
                 self.file.contains_key(&(op.number(), *fileless, callers, (in_a, in_b)))
             }
             Question::System { operation, outside, caller, .. } => callers(caller)
@@ -262,9 +266,10 @@ impl Tables {
             take(op.name(), *words, self.file(op, *fileless, *caller, *path));
         }
         for ((number, outside, caller), words) in &self.system {
-            let case = Operation::new(*number).zip(self.caller(*caller)).map(|(operation, (cost, caller))| {
-                (cost, Case::System { operation, outside: *outside, caller })
-            });
+            let case =
+                Operation::new(*number).zip(self.caller(*caller)).map(|(operation, (cost, caller))| {
+                    (cost, Case::System { operation, outside: *outside, caller })
+                });
             take("system", *words, case);
         }
         for (action, listens, net) in [("connect", false, &self.connect), ("listen", true, &self.listen)] {
@@ -313,7 +318,10 @@ impl Tables {
         let unix = op.name() == "connect_unix";
         let word = words.path.clone().or_else(|| words.name.clone().filter(|_| unix))?;
         let path = String::from_utf8(word).ok()?;
-        Some((cost + 2000 * u64::from(fileless) + path.len() as u64, Case::File { op, fileless, caller, path }))
+        Some((
+            cost + 2000 * u64::from(fileless) + path.len() as u64,
+            Case::File { op, fileless, caller, path },
+        ))
     }
 
     fn question(&self, who: &(Principal, String, String), case: Case) -> Option<Question> {
@@ -362,7 +370,12 @@ fn flags(fileless: bool, setuid: bool) -> u32 {
 type Group = (&'static str, Word, Word);
 
 fn named(word: Word) -> Word {
-    word & (INDEX_MASK | DENY | OBSERVED | QUIET | sallyport_sensor_abi::policy::KILL | sallyport_sensor_abi::policy::END_SESSION)
+    word & (INDEX_MASK
+        | DENY
+        | OBSERVED
+        | QUIET
+        | sallyport_sensor_abi::policy::KILL
+        | sallyport_sensor_abi::policy::END_SESSION)
 }
 
 /// What an example is made of.

@@ -12,9 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sallyport_policy::{
-    Answer, FileOp, KernelPolicy, OnViolation, Operation, Policy, Principal, Program, Question,
-};
+use sallyport_policy::{Answer, FileOp, KernelPolicy, OnViolation, Operation, Policy, Program, Question};
 use sallyport_sensor_abi::policy::{
     ARGS_ROW_WORDS, ARGS_TABLE, DENY, END_SESSION, EXEC_INDICES, INDEX_MASK, KILL, NEEDS_ARGS, OBSERVED,
     QUIET, UNJUDGED, Word, file_op, operation,

@@ -1,10 +1,13 @@
 //! `policy …`: write, check, test, push and show bundles. One file each.
 
 mod check;
+mod diff;
+mod explain;
 mod proposals;
 mod push;
 mod show;
 mod sign;
+mod source;
 mod test;
 
 use std::path::Path;
@@ -35,6 +38,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Reject(args) => proposals::reject(context, args).await,
         Command::Sign(args) => sign::sign(context, &args),
         Command::Verify(args) => sign::verify(context, &args),
+        Command::Diff(args) => diff::diff(context, args).await,
+        Command::Explain(args) => explain::explain(context, *args).await,
         Command::Push(args) => push::push(context, &args).await,
         Command::Show { version, extract } => {
             show::show(context, version.unwrap_or_default(), extract.as_deref()).await
