@@ -13,6 +13,7 @@ pub mod command_line;
 pub mod events;
 pub mod listener;
 pub mod openid;
+pub mod pipeline;
 pub mod plain_sshd;
 pub mod programs;
 pub mod ssh;

@@ -36,12 +36,24 @@ pub struct StageOptions {
     pub sensor: bool,
     /// How long `sallyport login` and its certificate are good for, as the configuration has it.
     pub certificate: String,
+    /// More lines for the gateway's configuration, which end in its section `[policy]`; `ISSUER` and `GRPC` stand for the
+    /// provider's URL and the gateway's address.
+    pub gateway_config: String,
+    /// What the gateway logs, as `RUST_LOG` has it, where the environment does not say.
+    pub gateway_log: &'static str,
 }
 
 impl Default for StageOptions {
     fn default() -> Self {
         let (bundle, certificate) = (PathBuf::from("story"), "8h".to_owned());
-        Self { provider: Provider::default(), bundle, sensor: true, certificate }
+        Self {
+            provider: Provider::default(),
+            bundle,
+            sensor: true,
+            certificate,
+            gateway_config: String::new(),
+            gateway_log: "info",
+        }
     }
 }
 
@@ -56,6 +68,7 @@ pub struct Stage {
     pub addresses: Addresses,
     /// SHA-256 of the gateway's CA certificate.
     pub ca_sha256: String,
+    gateway_log: &'static str,
 }
 
 /// Loopback addresses of the run.
@@ -88,6 +101,7 @@ impl Stage {
             openid: None,
             addresses: Addresses { ssh: free_address()?, grpc: free_address()? },
             ca_sha256: String::new(),
+            gateway_log: options.gateway_log,
             folder: folder.keep(),
         };
         for part in ["gateway", "sensor", "homes", "work"] {
@@ -231,6 +245,9 @@ impl Stage {
     /// It ends, or does not listen.
     pub fn start_gateway(&mut self) -> Result<()> {
         let mut command = self.gateway_command(&["run"])?;
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", self.gateway_log);
+        }
         let mut gateway = Running::start("the gateway", &mut command, &self.folder.join("gateway.log"))?;
         for door in [self.addresses.ssh, self.addresses.grpc] {
             wait::until("the gateway to listen", wait::PATIENCE, || {
@@ -328,7 +345,12 @@ impl Stage {
             certificate = options.certificate,
             bundle = options.bundle,
         );
-        std::fs::write(self.folder.join("gateway.toml"), text).context("write the gateway's configuration")
+        let more = options
+            .gateway_config
+            .replace("ISSUER", issuer)
+            .replace("GRPC", &format!("https://127.0.0.1:{}", self.addresses.grpc.port()));
+        std::fs::write(self.folder.join("gateway.toml"), text + &more)
+            .context("write the gateway's configuration")
     }
 
     fn write_sensor_config(&self) -> Result<()> {

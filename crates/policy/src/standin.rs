@@ -36,14 +36,17 @@ impl Policy {
                 return Err(format!("`{name}` is listed in entities.json already; leave [hosts.{name}] out"));
             }
             inner.known.hosts.push(name.clone());
-            let parents: HashSet<EntityUid> = host.groups.iter().map(|group| uid("HostGroup", group)).collect();
+            let parents: HashSet<EntityUid> =
+                host.groups.iter().map(|group| uid("HostGroup", group)).collect();
             if let Some(unknown) = parents.iter().find(|parent| !inner.known.uids.contains(parent)) {
                 return Err(format!(
                     "[hosts.{name}] is in `{unknown}`, which no entities.json of the bundle lists; add it, or correct the name"
                 ));
             }
-            let tags =
-                host.tags.iter().map(|(tag, text)| (tag.clone(), RestrictedExpression::new_string(text.clone())));
+            let tags = host
+                .tags
+                .iter()
+                .map(|(tag, text)| (tag.clone(), RestrictedExpression::new_string(text.clone())));
             let entity = Entity::new_with_tags(id, HashMap::new(), parents, tags)
                 .map_err(|error| crate::entities::chain(&error))?;
             added.push(entity);

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Client, Config, User};
 use crate::grants::{Code, DEVICE_CODE_LIFE, Device, Grants};
+use crate::jobs::{Asked, Jobs};
 use crate::pages;
 use crate::tokens::Signer;
 
@@ -30,6 +31,7 @@ pub(crate) struct Issuer {
     config: Config,
     signer: Signer,
     grants: Mutex<Grants>,
+    jobs: Jobs,
 }
 
 type Fields = HashMap<String, String>;
@@ -37,7 +39,7 @@ type Answer = Response<Full<Bytes>>;
 
 impl Issuer {
     pub(crate) fn new(url: String, config: Config) -> Result<Self> {
-        Ok(Self { url, config, signer: Signer::new()?, grants: Mutex::default() })
+        Ok(Self { url, config, signer: Signer::new()?, grants: Mutex::default(), jobs: Jobs::default() })
     }
 
     fn grants(&self) -> MutexGuard<'_, Grants> {
@@ -89,7 +91,13 @@ impl Issuer {
             (&Method::POST, "/device/approve") => self.approve_device(&form),
             (&Method::POST, "/token") => self.token(&form, authorization),
             (&Method::GET | &Method::POST, "/userinfo") => self.userinfo(authorization),
-            _ => html(StatusCode::NOT_FOUND, pages::done("There is nothing here.")),
+            (method, path) => {
+                let asked = Asked { method, path, query: &query, form: &form, authorization };
+                match self.jobs.answer(&self.url, &self.signer, &asked) {
+                    Some((status, value)) => json_answer(status, &value),
+                    None => html(StatusCode::NOT_FOUND, pages::done("There is nothing here.")),
+                }
+            }
         }
     }
 
