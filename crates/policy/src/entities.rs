@@ -9,7 +9,7 @@ use crate::diagnostic::Faults;
 use crate::question::Principal;
 
 /// Most entities in a bundle: every question copies them.
-const MAX_ENTITIES: usize = 20_000;
+pub(crate) const MAX_ENTITIES: usize = 20_000;
 
 /// What the bundle's `entities.json` files say, together.
 #[derive(Clone, Debug)]

@@ -22,6 +22,8 @@ mod decide;
 mod denials;
 mod diagnostic;
 mod diff;
+#[cfg(test)]
+mod documented;
 mod entities;
 mod explain;
 mod expr;

@@ -18,7 +18,7 @@ use crate::source::{self, Chunk};
 /// Whom to ask when neither rule nor bundle says so.
 const DEFAULT_CONTACT: &str = "your security team";
 /// Most rules of a bundle: a compiled decision has 16 bits for the rule.
-const MAX_RULES: usize = 65_534;
+pub(crate) const MAX_RULES: usize = 65_534;
 
 /// Bound of [`source::nesting`] for one policy: what a thread's usual stack of 2 MiB surely holds, unoptimised.
 const MAX_NESTING: usize = 500;

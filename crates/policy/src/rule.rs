@@ -29,9 +29,9 @@ const NOT_PATH: [&str; 11] = [
     "protocol",
 ];
 /// Longest text shown to people, in characters.
-const MAX_TEXT: usize = 200;
+pub(crate) const MAX_TEXT: usize = 200;
 /// Longest `@id`, in bytes.
-const MAX_ID: usize = 64;
+pub(crate) const MAX_ID: usize = 64;
 
 /// A rule of the bundle.
 #[derive(Clone, Debug)]

@@ -11,7 +11,17 @@ fn read(name: &str) -> Bundle {
 
 #[test]
 fn every_shipped_bundle_passes_its_cases() {
-    for name in ["base", "demo", "demo-tightened"] {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../policies"].iter().collect();
+    let folders = std::fs::read_dir(folder).expect("the folder of policies");
+    let names = folders.filter_map(|entry| {
+        let entry = entry.expect("an entry");
+        entry.path().is_dir().then(|| entry.file_name().into_string().expect("UTF-8"))
+    });
+    let names: Vec<String> = names.collect();
+    for pack in ["base", "workstation", "production", "ci", "ai-agent", "database"] {
+        assert!(names.iter().any(|name| name == pack), "{pack} is not there");
+    }
+    for name in &names {
         let bundle = read(name);
         let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
         let report = policy.run_tests(&bundle);
