@@ -7,13 +7,13 @@ mod session;
 pub use outcome::{EndReason, Refusal, RefusalKind, SignInAttempt, TargetInfo};
 pub use session::AuthorizedSession;
 
-use crate::policy::{PolicyStore, short};
+use crate::policy::{Enforced, InForce, PolicyStore, drift, short};
 use crate::recorder::{AppendError, Recorder, draft};
 use crate::sensors::registry::Sensors;
 use crate::sessions::{LiveSession, Sessions, principal};
 use crate::state::{self, State};
 use outcome::{policy_refusal, unrecorded};
-use sallyport_contract::v1::{EndSession, gateway_order::Order};
+use sallyport_contract::v1::{EndSession, SensorPolicy, gateway_order::Order};
 use sallyport_evidence::record::{Decision, Identity, Kind, Outcome, Record, Session};
 use sallyport_policy::{Answer, Question, RuleInfo};
 pub use sallyport_policy::{Change, GatewayAction};
@@ -60,7 +60,10 @@ impl Authorizer {
         local_user: Option<&str>,
         client: SocketAddr,
     ) -> Result<AuthorizedSession, Refusal> {
-        let request = Request { identity, host, client };
+        // The id first: whether a canary judges the session depends on it.
+        let id = LiveSession::new_id();
+        let current = self.inner.policies.for_session(host, &id);
+        let request = Request { identity, host, client, current: current.as_deref() };
         let local_user = match local_user {
             Some(user) => user.to_owned(),
             None => match self.only_local_user(&request) {
@@ -68,7 +71,7 @@ impl Authorizer {
                 Err(refusal) => return Err(self.refused(&request, "", None, refusal).await),
             },
         };
-        let Some(current) = self.inner.policies.current() else {
+        let Some(current) = request.current else {
             let message =
                 "no policy is installed on this gateway, so nothing is permitted; tell whoever runs it";
             let refusal = Refusal { kind: RefusalKind::Policy, message: message.to_owned() };
@@ -97,7 +100,7 @@ impl Authorizer {
         let limit = answer.session_limit.unwrap_or(self.inner.session_limit).min(self.inner.session_limit);
         let expires_at = SystemTime::now() + limit;
         let live =
-            Arc::new(LiveSession::new(identity.clone(), host, &local_user, client, expires_at, version));
+            Arc::new(LiveSession::new(id, identity.clone(), host, &local_user, client, expires_at, version));
         self.admit(live, &answer).await
     }
 
@@ -129,9 +132,10 @@ impl Authorizer {
             }
             return Err(unrecorded(&err));
         }
+        self.inner.policies.count(&live.opened_under, false);
         self.inner.sessions.add(live.clone());
         // A push in between was judged without this session: judge it again.
-        if let Some(current) = self.inner.policies.current()
+        if let Some(current) = self.inner.policies.for_session(&live.host, &live.id)
             && current.stored.version != live.opened_under
             && !current.policy.decide(&live.question()).allowed
         {
@@ -153,17 +157,34 @@ impl Authorizer {
         hosts.dedup();
         let target = |host: String| {
             let local_users = current.policy.local_users(&principal, &host);
+            if local_users.is_empty() {
+                return None;
+            }
+            let SensorPolicy { drift, .. } = self.sensor_policy(&host);
             let facts = self.inner.sensors.facts(&host).unwrap_or_default();
-            (!local_users.is_empty()).then_some(TargetInfo {
+            Some(TargetInfo {
                 host,
                 local_users,
                 connected: facts.connected,
                 mode: facts.mode,
                 kernel: facts.kernel,
-                policy_version: facts.policy_version,
+                policy_version: facts.enforced.version,
+                policy_trouble: drift,
             })
         };
         hosts.into_iter().filter_map(target).collect()
+    }
+
+    /// What a host's sensor enforces, and how that differs from what it should.
+    pub(crate) fn sensor_policy(&self, host: &str) -> SensorPolicy {
+        let facts = self.inner.sensors.facts(host).unwrap_or_default();
+        let has = facts.heard.then_some(&facts.enforced);
+        let error = facts.policy_error().to_owned();
+        let drift = drift(&self.inner.policies.wanted(host), has, facts.connected, &error);
+        let serial = facts.policy_serial();
+        let Enforced { version, canary } = facts.enforced;
+        let (host, connected) = (host.to_owned(), facts.connected);
+        SensorPolicy { host, version, error, serial, canary_version: canary, connected, drift }
     }
 
     /// May `identity` do `action` on the gateway?
@@ -263,13 +284,8 @@ impl Authorizer {
     }
 
     fn only_local_user(&self, request: &Request<'_>) -> Result<String, Refusal> {
-        let Request { identity, host, .. } = request;
-        let users = self
-            .inner
-            .policies
-            .current()
-            .map(|p| p.policy.local_users(&principal(identity), host))
-            .unwrap_or_default();
+        let Request { identity, host, current, .. } = request;
+        let users = current.map(|p| p.policy.local_users(&principal(identity), host)).unwrap_or_default();
         match users.as_slice() {
             [user] => Ok(user.clone()),
             [] => Err(Refusal {
@@ -298,7 +314,10 @@ impl Authorizer {
         answer: Option<&Answer>,
         refusal: Refusal,
     ) -> Refusal {
-        let version = self.inner.policies.current().map(|p| p.stored.version.clone()).unwrap_or_default();
+        let version = request.current.map(|p| p.stored.version.clone()).unwrap_or_default();
+        if refusal.kind == RefusalKind::Policy {
+            self.inner.policies.count(&version, true);
+        }
         let mut decided =
             decision("open_session", Outcome::Blocked, &version, answer.and_then(|a| a.rule.as_ref()));
         if decided.reason.is_empty() {
@@ -322,6 +341,8 @@ struct Request<'a> {
     identity: &'a Identity,
     host: &'a str,
     client: SocketAddr,
+    /// The policy that judges it.
+    current: Option<&'a InForce>,
 }
 
 fn decision(action: &str, outcome: Outcome, policy: &str, rule: Option<&RuleInfo>) -> Decision {

@@ -5,6 +5,7 @@
 //! before policy is asked, because policy may ask for them; what lacks only an approval waits for one ([`proposals`]).
 //! Each attempt is on the record, and what is refused changes nothing.
 
+pub mod back;
 pub mod caller;
 pub mod config;
 pub mod http;
@@ -109,6 +110,8 @@ impl From<PolicyError> for Refused {
         match err {
             PolicyError::State(err) => err.into(),
             PolicyError::Unrecorded => Self::new(RefusedKind::Unavailable, err.to_string()),
+            PolicyError::NotNow(text) => Self::new(RefusedKind::Conflict, text),
+            PolicyError::NoVersion(text) => Self::new(RefusedKind::NotFound, text),
             other => {
                 tracing::error!(err = %crate::chain(&other), "a change of policy failed");
                 Self::new(RefusedKind::Internal, other.to_string())

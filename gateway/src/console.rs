@@ -6,6 +6,7 @@
 mod changes;
 mod evidence;
 mod manage;
+mod policy;
 
 use crate::authority::x509::Authority;
 use crate::authorize::{Authorizer, GatewayAction, Refusal, RefusalKind};
@@ -144,6 +145,7 @@ impl Console for Service {
                 mode: t.mode,
                 kernel: t.kernel,
                 policy_version: t.policy_version,
+                policy_trouble: t.policy_trouble,
             }
         });
         Ok(Response::new(ListTargetsResponse { targets: targets.collect() }))
@@ -172,6 +174,30 @@ impl Console for Service {
         request: Request<SettleProposalRequest>,
     ) -> Result<Response<PushPolicyResponse>, Status> {
         self.settle(request).await
+    }
+    async fn list_policies(
+        &self,
+        request: Request<ListPoliciesRequest>,
+    ) -> Result<Response<ListPoliciesResponse>, Status> {
+        self.policies(request).await
+    }
+    async fn roll_back_policy(
+        &self,
+        request: Request<RollBackPolicyRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.roll_back(request).await
+    }
+    async fn start_canary(
+        &self,
+        request: Request<StartCanaryRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.canary(request).await
+    }
+    async fn end_canary(
+        &self,
+        request: Request<EndCanaryRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.canary_end(request).await
     }
     async fn list_sessions(
         &self,

@@ -30,7 +30,13 @@ pub(crate) struct LiveSession {
 pub(crate) struct Sessions(Arc<Mutex<HashMap<String, Arc<LiveSession>>>>);
 
 impl LiveSession {
+    /// A new session's id.
+    pub(crate) fn new_id() -> String {
+        uuid::Uuid::now_v7().to_string()
+    }
+
     pub(crate) fn new(
+        id: String,
         identity: Identity,
         host: &str,
         local_user: &str,
@@ -39,7 +45,7 @@ impl LiveSession {
         opened_under: &str,
     ) -> Self {
         Self {
-            id: uuid::Uuid::now_v7().to_string(),
+            id,
             identity,
             host: host.to_owned(),
             local_user: local_user.to_owned(),

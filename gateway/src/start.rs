@@ -8,7 +8,7 @@ use crate::ci::Ci;
 use crate::config::Config;
 use crate::console::{SignIn, SshCommand};
 use crate::link::{self, service};
-use crate::policy::{PolicyError, PolicyStore, short};
+use crate::policy::{PolicyError, PolicyStore, short, watch_canary};
 use crate::recorder::{self, Recorder, draft, recording, verify_casts};
 use crate::sensors::registry::Sensors;
 use crate::sessions::Sessions;
@@ -110,7 +110,8 @@ impl Gateway {
         let recorder = Recorder::open(&dir.join("evidence"), &config.name, fatal.clone())?;
         let authority = Arc::new(Authority::open(&dir)?);
         close_leftovers(&state, &recorder).await?;
-        let policies = PolicyStore::open(state.clone(), config.policy_bundle.as_deref()).await?;
+        let bundle = config.policy_bundle.as_deref();
+        let policies = PolicyStore::open(state.clone(), recorder.clone(), &dir, &config.name, bundle).await?;
         let sessions = Sessions::default();
         let sensors =
             Sensors::open(state.clone(), recorder.clone(), sessions.clone(), config.reattach_grace).await?;
@@ -143,6 +144,7 @@ impl Gateway {
             _lock: Arc::new(lock),
         };
         tokio::spawn(gateway.clone().watch_operator());
+        tokio::spawn(watch_canary(gateway.authorizer.clone(), gateway.shutdown.clone()));
         Ok(gateway)
     }
 

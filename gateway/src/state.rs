@@ -3,6 +3,7 @@
 //! Callers send closures and await the answer, so no lock is held over an await and writes are serial.
 //! WAL lets `join-token` and `revoke-sensor` write from another process while the gateway runs.
 
+pub mod canaries;
 pub mod policies;
 pub mod sensors;
 pub mod sessions;
@@ -16,8 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 /// Closures waiting for the connection. A caller that finds it full waits: state calls are rare and short.
 const QUEUE: usize = 256;
 /// Schema of the tables below, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
+/// Schema 1; what came later is in the modules' migrations.
 const TABLES: &str = "
 CREATE TABLE sensors (
     host TEXT PRIMARY KEY, joined_ms INTEGER NOT NULL, revoked_ms INTEGER, revoked_why TEXT,
@@ -141,6 +143,10 @@ fn configure(connection: &mut Connection) -> rusqlite::Result<i64> {
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 0 {
         transaction.execute_batch(TABLES)?;
+    }
+    if version < 2 {
+        transaction.execute_batch(policies::MIGRATION)?;
+        transaction.execute_batch(canaries::MIGRATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     if version <= VERSION {

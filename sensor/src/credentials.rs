@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair};
+use sallyport_evidence::note::Verifier;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::pem::Pem;
@@ -22,6 +23,9 @@ pub struct Credentials {
     pub certificate_pem: String,
     /// The only trust anchor.
     pub ca_pem: String,
+    /// What the gateway signs its orders of policy with, in signed-note form. Empty: not known yet.
+    #[serde(default)]
+    pub policy_key: String,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -56,6 +60,11 @@ pub enum CredentialsError {
     /// The certificate is no certificate.
     #[error("the gateway's answer holds no usable certificate")]
     Certificate,
+    /// The key for orders is none.
+    #[error(
+        "the gateway's answer holds no key for its orders of policy; it may be older than this sensor: upgrade it"
+    )]
+    PolicyKey(#[source] sallyport_evidence::note::NoteError),
 }
 
 impl Credentials {
@@ -84,6 +93,12 @@ impl Credentials {
     pub fn save(&self, state_dir: &Path) -> Result<(), CredentialsError> {
         let path = Self::path(state_dir);
         files::write_json(&path, self).map_err(|source| CredentialsError::File { path, source })
+    }
+
+    /// The key that orders of policy are verified with, if it is known.
+    #[must_use]
+    pub fn policy_verifier(&self) -> Option<Verifier> {
+        Verifier::parse(&self.policy_key).ok()
     }
 
     /// From when to when the certificate is valid: Unix time in seconds.
@@ -149,6 +164,7 @@ mod tests {
             key_pem: key_pem.clone(),
             ca_pem: certificate_pem.clone(),
             certificate_pem,
+            policy_key: String::new(),
         };
         credentials.save(dir.path()).expect("saved");
         let loaded = Credentials::load(dir.path()).expect("loaded");

@@ -21,6 +21,7 @@ use crate::heartbeat::{self, Pulse};
 use crate::kernel::{Kernel, KernelError, KernelFacts, KernelOptions, Mode, probe};
 use crate::lineage::Lineage;
 use crate::policies::Policies;
+use crate::policies::orders::Trust;
 use crate::records::{Recorder, message_record};
 use crate::sessions::{Sessions, Settings};
 use crate::spool::{Spool, SpoolError};
@@ -91,7 +92,8 @@ pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> 
     let spool =
         Spool::open(&config.state_dir.join("spool.db"), &credentials.host, &boot, config.spool_bytes)?;
     let own = own_files(&config, config_path)?;
-    let policies = Policies::open(kernel.clone(), &credentials.host, &config.state_dir, &config.run_dir, own)
+    let trust = Trust { host: credentials.host.clone(), key: credentials.policy_verifier() };
+    let policies = Policies::open(kernel.clone(), trust, &config.state_dir, &config.run_dir, own)
         .map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
     let policies = Arc::new(policies);
     let uplink = Uplink::new();

@@ -95,7 +95,7 @@ impl Pump {
                     self.count_losses().await?;
                     self.sessions.tend().await;
                     self.tend_logins().await?;
-                    self.reporter.write(&self.policies.version(), self.unbrokered.standing());
+                    self.reporter.write(self.policies.standing(), self.unbrokered.standing());
                     self.names.tend();
                     for (channel, line) in state.limiter.summaries(Instant::now()) {
                         self.summary(channel, &line);

@@ -13,6 +13,7 @@ use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sallyport_contract::v1::enrolment_client::EnrolmentClient;
 use sallyport_contract::v1::{HostFacts, JoinRequest};
+use sallyport_evidence::note::Verifier;
 use sha2::{Digest, Sha256};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Uri};
 
@@ -89,12 +90,14 @@ pub async fn join(
     if !is_certificate(&answer.certificate_pem) || !is_certificate(&answer.ca_pem) || answer.host.is_empty() {
         return Err(CredentialsError::Certificate.into());
     }
+    Verifier::parse(&answer.policy_key).map_err(CredentialsError::PolicyKey)?;
     Ok(Credentials {
         gateway: gateway.to_owned(),
         host: answer.host,
         key_pem,
         certificate_pem: answer.certificate_pem,
         ca_pem: answer.ca_pem,
+        policy_key: answer.policy_key,
     })
 }
 

@@ -146,6 +146,9 @@ fn do_join(arguments: &Join) -> anyhow::Result<()> {
     {
         keep_spool_of(&config, &known.host)?;
     }
+    // Whichever gateway it is now, its orders count from the beginning.
+    sallyport_sensor::policies::forget(&config.state_dir)
+        .context("the orders of policy cannot be forgotten")?;
     credentials.save(&config.state_dir)?;
     print(&format!("joined {} as {}\n", credentials.gateway, credentials.host))
 }

@@ -1,27 +1,35 @@
-//! Policy on this host: the last good bundle, compiled policies by person and local user, and what each generation
-//! in the kernel stands for.
+//! Policy on this host: the last good bundle and the canary beside it, compiled policies by person and local user, and what
+//! each generation in the kernel stands for.
 //!
-//! On disk: `state_dir/policy/` holds the last good bundle, so that a restart without a gateway goes on enforcing.
+//! On disk: `state_dir/policy/` ([`kept`]) holds what is in force, so that a restart without a gateway goes on enforcing.
 //! `run_dir/generations/` holds version and rules of every compiled policy loaded since boot, so that an event
 //! that lay in the ring while no sensor ran is still told with the exact version and rule.
+
+mod kept;
+pub mod orders;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use sallyport_contract::v1::PolicyBundle;
+use sallyport_evidence::PolicyOrder;
+use sallyport_evidence::note::Verifier;
+use sallyport_evidence::order::{Scope, WHOLE, in_share};
 use sallyport_policy::{Answer, Bundle, Policy, Principal, Question, RuleInfo, SystemDenials};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::files;
 use crate::guard::{Names, OwnFiles};
 use crate::kernel::{Kernel, KernelError, LoadedPolicy};
+use kept::Kept;
+use orders::{Accepted, Held, OrderRefusal, Step, Trust};
+
+pub use kept::forget;
 
 /// Largest bundle archive in bytes.
 pub const MAX_ARCHIVE: usize = 32 << 20;
-/// How many earlier versions a host remembers.
-const HISTORY: usize = 64;
 
 /// What a generation in the kernel stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,17 +52,9 @@ pub struct Generation {
 /// A bundle was refused; the previous one stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// Damaged or forged on the way.
-    #[error("the bundle does not have the version it is sent as ({announced}, but it is {actual})")]
-    Version {
-        /// As announced.
-        announced: String,
-        /// As computed.
-        actual: String,
-    },
-    /// Too large.
-    #[error("the bundle has {0} bytes, the limit is {MAX_ARCHIVE}")]
-    TooLarge(usize),
+    /// The order is not to be followed.
+    #[error(transparent)]
+    Order(#[from] OrderRefusal),
     /// It is no bundle.
     #[error("the bundle cannot be read: {0}")]
     Archive(#[from] sallyport_policy::BundleError),
@@ -115,9 +115,76 @@ struct Key {
     local_user: String,
 }
 
+/// What is in force, or will be.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// For everybody whom no canary covers.
+    stable: Option<Current>,
+    /// A canary, and how many of a thousand sessions it covers.
+    canary: Option<(Current, u16)>,
+}
+
+/// An order that takes effect, with its bundle checked; see [`Policies::accept`].
+#[derive(Debug)]
+pub struct Change {
+    /// What will be in force.
+    pub next: InForce,
+    held: Held,
+    version: String,
+    archive: Bytes,
+}
+
+/// What is in force, by name: for the gateway, `doctor` and records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The version; empty: none.
+    pub version: String,
+    /// The order that brought it.
+    pub serial: u64,
+    /// The canary's version; empty: none.
+    pub canary: String,
+    /// The order that brought it.
+    pub canary_serial: u64,
+    /// Why the last order was refused; empty: it was not.
+    pub trouble: String,
+}
+
+impl InForce {
+    /// The version that judges a session.
+    #[must_use]
+    pub fn for_session(&self, id: &str) -> Option<&Current> {
+        match &self.canary {
+            Some((canary, share)) if in_share(*share, &canary.version, id) => Some(canary),
+            _ => self.stable.as_ref(),
+        }
+    }
+
+    /// The version that judges log-ins outside of the gateway, which have no session id: a canary only if it is for all.
+    #[must_use]
+    pub fn for_logins(&self) -> Option<&Current> {
+        self.canary
+            .as_ref()
+            .filter(|(_, share)| *share >= WHOLE)
+            .map(|(canary, _)| canary)
+            .or(self.stable.as_ref())
+    }
+
+    fn named(&self, version: &str) -> Option<&Current> {
+        let canary = self.canary.as_ref().map(|(canary, _)| canary);
+        self.stable.iter().chain(canary).find(|current| current.version == version)
+    }
+
+    fn versions(&self) -> Vec<String> {
+        let canary = self.canary.as_ref().map(|(canary, _)| canary);
+        self.stable.iter().chain(canary).map(|current| current.version.clone()).collect()
+    }
+}
+
 #[derive(Default)]
 struct Tables {
-    current: Option<Current>,
+    in_force: InForce,
+    held: Held,
+    trouble: String,
     history: Vec<String>,
     loaded: HashMap<Key, LoadedPolicy>,
     generations: HashMap<u64, Arc<Generation>>,
@@ -126,7 +193,8 @@ struct Tables {
 /// The policies of this host. See the module's text.
 pub struct Policies {
     host: String,
-    bundle_dir: PathBuf,
+    trust: Mutex<Trust>,
+    kept: Kept,
     generation_dir: PathBuf,
     kernel: Arc<Kernel>,
     names: Arc<Names>,
@@ -148,22 +216,20 @@ impl Policies {
     /// The folders cannot be made. A bundle that is damaged on disk is reported in the log and not used.
     pub fn open(
         kernel: Arc<Kernel>,
-        host: &str,
+        trust: Trust,
         state_dir: &Path,
         run_dir: &Path,
         own: OwnFiles,
     ) -> std::io::Result<Self> {
-        let bundle_dir = state_dir.join("policy");
+        let kept = Kept::open(folder(state_dir))?;
         let generation_dir = run_dir.join("generations");
-        files::private_dir(&bundle_dir)?;
         files::private_dir(&generation_dir)?;
-        let mut tables = Tables::default();
-        let history = std::fs::read_to_string(bundle_dir.join("history")).unwrap_or_default();
-        tables.history = history.lines().map(str::to_owned).collect();
-        match load_kept(&bundle_dir) {
-            Ok(current) => tables.current = current,
+        let mut tables = Tables { history: kept.history(), ..Tables::default() };
+        match load_kept(&kept) {
+            Ok((held, in_force)) => (tables.held, tables.in_force) = (held, in_force),
             Err(error) => {
-                tracing::error!(%error, "the kept policy bundle cannot be used; waiting for the gateway's")
+                tracing::error!(%error, "the kept policy cannot be used; waiting for the gateway's");
+                tables.trouble = format!("the kept policy cannot be used: {}", crate::uplink::chain(&error));
             }
         }
         let in_kernel: HashMap<u64, LoadedPolicy> =
@@ -179,8 +245,9 @@ impl Policies {
             tables.generations.insert(number, Arc::new(generation));
         }
         let policies = Self {
-            host: host.into(),
-            bundle_dir,
+            host: trust.host.clone(),
+            trust: Mutex::new(trust),
+            kept,
             generation_dir,
             names: Arc::new(Names::new(kernel.clone(), own)),
             kernel,
@@ -208,24 +275,61 @@ impl Policies {
         self.names.want(names);
     }
 
-    /// The bundle in force.
+    /// What is in force.
     #[must_use]
-    pub fn current(&self) -> Option<Current> {
-        self.tables().current.clone()
+    pub fn in_force(&self) -> InForce {
+        self.tables().in_force.clone()
     }
 
-    /// Version of the bundle in force; empty: none.
+    /// The version that judges a session.
     #[must_use]
-    pub fn version(&self) -> String {
-        self.current().map_or_else(String::new, |current| current.version)
+    pub fn for_session(&self, id: &str) -> Option<Current> {
+        self.tables().in_force.for_session(id).cloned()
+    }
+
+    /// The version that judges log-ins outside of the gateway.
+    #[must_use]
+    pub fn for_logins(&self) -> Option<Current> {
+        self.tables().in_force.for_logins().cloned()
+    }
+
+    /// What is in force, by name.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let tables = self.tables();
+        let name = |held: &Option<Accepted>| {
+            held.as_ref().map_or_else(Default::default, |o| (o.version.clone(), o.serial))
+        };
+        let ((version, serial), (canary, canary_serial)) =
+            (name(&tables.held.stable), name(&tables.held.canary));
+        Standing { version, serial, canary, canary_serial, trouble: tables.trouble.clone() }
+    }
+
+    /// Why the last order was refused; empty: it was not.
+    pub fn note_trouble(&self, trouble: &str) {
+        trouble.clone_into(&mut self.tables().trouble);
+    }
+
+    /// From now on orders are verified with this key, unless another one is known.
+    ///
+    /// # Errors
+    /// Another one is known: its owner alone may say what is in force here.
+    pub fn learn_key(&self, key: Verifier) -> Result<(), Verifier> {
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        match &trust.key {
+            Some(known) if *known != key => Err(known.clone()),
+            _ => {
+                trust.key = Some(key);
+                Ok(())
+            }
+        }
     }
 
     /// Whether this version is or was in force here.
     #[must_use]
     pub fn has_known(&self, version: &str) -> bool {
         let tables = self.tables();
-        tables.current.as_ref().is_some_and(|current| current.version == version)
-            || tables.history.iter().any(|known| known == version)
+        tables.in_force.named(version).is_some() || tables.history.iter().any(|known| known == version)
     }
 
     /// What a generation stands for.
@@ -234,21 +338,22 @@ impl Policies {
         self.tables().generations.get(&generation).cloned()
     }
 
-    /// Checks a bundle that the gateway sent. Nothing changes yet. Blocks while it is parsed.
+    /// Decides about an order and checks its bundle. Nothing changes yet; none: it was accepted before. Blocks while it is
+    /// parsed.
     ///
     /// # Errors
-    /// It cannot come into force.
-    pub fn check(bundle: &PolicyBundle) -> Result<Current, PolicyError> {
-        if bundle.archive.len() > MAX_ARCHIVE {
-            return Err(PolicyError::TooLarge(bundle.archive.len()));
-        }
-        let actual = hex::encode(Sha256::digest(&bundle.archive));
-        if actual != bundle.version {
-            return Err(PolicyError::Version { announced: bundle.version.clone(), actual });
-        }
-        let parsed = Bundle::from_archive(&bundle.archive)?;
-        let policy = Policy::load(&parsed).map_err(PolicyError::Faults)?;
-        Ok(Current { version: actual, policy: Arc::new(policy) })
+    /// It is not to be followed, or its bundle cannot come into force.
+    pub fn accept(&self, bundle: &PolicyBundle) -> Result<Option<Change>, PolicyError> {
+        let (held, in_force) = {
+            let tables = self.tables();
+            (tables.held.clone(), tables.in_force.clone())
+        };
+        let trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let order = match trust.decide(bundle, &held)? {
+            Step::Known => return Ok(None),
+            Step::New(order) => order,
+        };
+        change(&order, bundle, &held, &in_force).map(Some)
     }
 
     /// The slot in the kernel with `current`, compiled for somebody. Blocks while it is compiled.
@@ -317,34 +422,35 @@ impl Policies {
         tables.generations.get(&generation).map(|generation| generation.system)
     }
 
-    /// Keeps a bundle as the last good one.
+    /// Keeps what an order changes: from now on it is in force for what is started.
     ///
     /// # Errors
-    /// The disk does not take it; the previous one is still there.
-    pub fn keep(&self, bundle: &PolicyBundle, current: Current) -> Result<(), PolicyError> {
-        files::write_private(&self.bundle_dir.join("bundle"), &bundle.archive)?;
+    /// The disk does not take it; what was in force before still is.
+    pub fn keep(&self, change: Change) -> Result<(), PolicyError> {
+        let Change { next, held, version, archive } = change;
+        self.kept.keep(&held, &version, &archive)?;
         let mut tables = self.tables();
-        if let Some(previous) = tables.current.take() {
-            tables.history.retain(|version| *version != previous.version);
-            tables.history.push(previous.version);
-            let surplus = tables.history.len().saturating_sub(HISTORY);
-            tables.history.drain(..surplus);
-        }
-        tables.current = Some(current);
-        files::write_private(&self.bundle_dir.join("history"), tables.history.join("\n").as_bytes())?;
-        Ok(())
+        let remains = next.versions();
+        let gone: Vec<String> =
+            tables.in_force.versions().into_iter().filter(|version| !remains.contains(version)).collect();
+        (tables.in_force, tables.held) = (next, held);
+        let mut history = std::mem::take(&mut tables.history);
+        let remembered = self.kept.remember(&mut history, &gone);
+        tables.history = history;
+        Ok(remembered?)
     }
 
     /// Unloads compiled policies of earlier versions that no session uses. What they stood for stays known until the next
     /// boot: events about them may still be under way.
     pub fn sweep(&self) {
         let _one = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = self.version();
+        let in_force = self.in_force().versions();
         let used: Vec<u32> = self.kernel.sessions().iter().map(|session| session.policy_slot).collect();
         let stale: Vec<(Key, LoadedPolicy)> = {
             let tables = self.tables();
-            let is_stale =
-                |key: &Key, loaded: &LoadedPolicy| key.version != version && !used.contains(&loaded.slot);
+            let is_stale = |key: &Key, loaded: &LoadedPolicy| {
+                !in_force.contains(&key.version) && !used.contains(&loaded.slot)
+            };
             tables.loaded.iter().filter(|(k, l)| is_stale(k, l)).map(|(k, l)| (k.clone(), *l)).collect()
         };
         for (key, loaded) in stale {
@@ -368,12 +474,64 @@ fn key(generation: &Generation) -> Key {
     }
 }
 
-fn load_kept(dir: &Path) -> Result<Option<Current>, PolicyError> {
-    let archive = match std::fs::read(dir.join("bundle")) {
-        Ok(archive) => archive,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
+/// Where policy is kept.
+fn folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("policy")
+}
+
+/// What an order changes, with its bundle parsed and checked.
+fn change(
+    order: &PolicyOrder,
+    bundle: &PolicyBundle,
+    held: &Held,
+    in_force: &InForce,
+) -> Result<Change, PolicyError> {
+    // Promoted, or in force again: it was checked when it came.
+    let current = match in_force.named(&order.version) {
+        Some(current) => current.clone(),
+        None => load(&order.version, &bundle.archive)?,
     };
-    let version = hex::encode(Sha256::digest(&archive));
-    Policies::check(&PolicyBundle { version, commit: String::new(), archive }).map(Some)
+    let share = match order.scope {
+        Scope::All => WHOLE,
+        Scope::Canary { share, .. } => share,
+    };
+    let accepted = Accepted {
+        serial: order.serial,
+        version: order.version.clone(),
+        share,
+        statement: bundle.statement.clone(),
+        signatures: bundle.signatures.clone(),
+    };
+    let held = held.with(accepted, &order.scope);
+    let next = match order.scope {
+        Scope::All => InForce {
+            stable: Some(current),
+            canary: in_force.canary.clone().filter(|_| held.canary.is_some()),
+        },
+        Scope::Canary { .. } => InForce { stable: in_force.stable.clone(), canary: Some((current, share)) },
+    };
+    Ok(Change { next, held, version: order.version.clone(), archive: bundle.archive.clone() })
+}
+
+/// Parses and checks a bundle whose hash is known to be `version`.
+fn load(version: &str, archive: &[u8]) -> Result<Current, PolicyError> {
+    let parsed = Bundle::from_archive(archive)?;
+    let policy = Policy::load(&parsed).map_err(PolicyError::Faults)?;
+    Ok(Current { version: version.to_owned(), policy: Arc::new(policy) })
+}
+
+fn load_kept(kept: &Kept) -> Result<(Held, InForce), PolicyError> {
+    let mut held = kept.held()?;
+    let load = |order: &Accepted| load(&order.version, &kept.archive(&order.version)?);
+    let stable = held.stable.as_ref().map(load).transpose()?;
+    let canary = match held.canary.as_ref().map(|order| Ok((load(order)?, order.share))).transpose() {
+        Ok(canary) => canary,
+        Err(error) => {
+            let error: PolicyError = error;
+            tracing::error!(%error, "the kept canary cannot be used; its sessions go on under the policy beside it");
+            held.canary = None;
+            None
+        }
+    };
+    Ok((held, InForce { stable, canary }))
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::files;
 use crate::kernel::{Event, Judgement};
+use crate::policies;
 use crate::unbrokered::Standing;
 
 /// Name of the file in the runtime folder.
@@ -16,6 +17,7 @@ const FILE: &str = "status.json";
 
 /// The content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// When it was written, in nanoseconds since boot.
     pub written_boot_ns: u64,
@@ -25,6 +27,12 @@ pub struct Status {
     pub version: String,
     /// Policy version in force; empty: none.
     pub policy: String,
+    /// The order that brought it.
+    pub policy_serial: u64,
+    /// Version of the canary beside it; empty: none.
+    pub canary: String,
+    /// Why the last order of policy was refused; empty: it was not.
+    pub policy_trouble: String,
     /// What could not be judged, counted by cause since the sensor was started: denied, or in watched sessions observed.
     pub unjudged: BTreeMap<String, u64>,
     /// Log-ins outside of the gateway.
@@ -69,8 +77,11 @@ impl Reporter {
     }
 
     /// Writes it, if anything has changed.
-    pub fn write(&mut self, policy: &str, unbrokered: Standing) {
-        self.status.policy = policy.to_owned();
+    pub fn write(&mut self, policy: policies::Standing, unbrokered: Standing) {
+        self.status.policy = policy.version;
+        self.status.policy_serial = policy.serial;
+        self.status.canary = policy.canary;
+        self.status.policy_trouble = policy.trouble;
         self.status.unbrokered = unbrokered;
         if self.written.as_ref() == Some(&self.status) {
             return;

@@ -58,6 +58,8 @@ pub(crate) fn generate(contract: &Path, out: &Path) -> Result<()> {
         .bytes(".sallyport.v1.RecordBatch.records")
         .bytes(".sallyport.v1.RecordingChunk.data")
         .bytes(".sallyport.v1.LogEntry.record")
+        // One archive for all sensors, however many there are.
+        .bytes(".sallyport.v1.PolicyBundle.archive")
         .compile_fds(descriptors)
         .context("generate Rust from the .proto files")
 }

@@ -12,7 +12,7 @@ mod policy;
 
 pub use change::{Archive, Bring, Keygen, Settle, Sign, Verify as VerifyPolicy};
 pub use meaning::{Diff, Evidence, Explain, PersonKind, Who};
-pub use policy::{Bundle, Policy, Push};
+pub use policy::{Bundle, Canary, EndCanary, List, Policy, Push, Rollback, Show, StartCanary};
 
 const EXIT_CODES: &str = "\
 Exit codes:

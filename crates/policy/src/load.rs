@@ -169,6 +169,14 @@ impl Policy {
     pub fn hosts(&self) -> Vec<String> {
         self.inner.known.hosts.clone()
     }
+
+    /// Those of them that belong to a host group, directly or through others. None: the bundle has no such group.
+    pub fn hosts_in(&self, group: &str) -> Option<Vec<String>> {
+        let known = &self.inner.known;
+        let group = entities::uid("HostGroup", group);
+        let belongs = |host: &&String| known.entities.is_ancestor_of(&group, &entities::uid("Host", host));
+        known.uids.contains(&group).then(|| known.hosts.iter().filter(belongs).cloned().collect())
+    }
 }
 
 /// A policy's place: its file, the file's text, and its own part of it.

@@ -43,6 +43,8 @@ pub struct TargetInfo {
     pub kernel: String,
     /// Policy version its sensor reports.
     pub policy_version: String,
+    /// How that differs from what it should be; empty: not at all.
+    pub policy_trouble: String,
 }
 
 /// Why a session must end. `Display` is shown to the person.

@@ -149,7 +149,7 @@ impl Http {
         let Stored { version, commit, author, message, pushed_ms, archive, .. } = stored;
         let accepts = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         if accepts.is_some_and(|accepts| accepts.contains("application/octet-stream")) {
-            let mut answer = answer(StatusCode::OK, "application/octet-stream", archive);
+            let mut answer = answer(StatusCode::OK, "application/octet-stream", archive.to_vec());
             if let Ok(version) = HeaderValue::from_str(&version) {
                 answer.headers_mut().insert("sallyport-version", version);
             }

@@ -115,6 +115,8 @@ impl Changes {
             commit: proposal.change.commit.clone(),
             author: proposal.author.clone(),
             message: format!("{} (approved by {})", proposal.message, caller.identity.user),
+            signatures: proposal.signatures.clone(),
+            expect: proposal.base.clone(),
         };
         let pushed = policies.push(proposal.archive, note, &proposal.identity, authorizer).await?;
         if pushed.problems.is_empty() {

@@ -5,10 +5,7 @@ use crate::authorize::{Change, GatewayAction};
 use crate::policy::{PushNote, Pushed, short};
 use crate::state::policies::{self, Stored};
 use sallyport_policy::{Bundle, Policy};
-use std::time::Duration;
 
-/// Sensors are asked what they enforce for this long when a push changes nothing: they were told before.
-const ASK_SENSORS: Duration = Duration::from_millis(200);
 /// The longest author and message, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -25,6 +22,19 @@ pub struct Push {
     pub message: String,
     /// Signed statements.
     pub signatures: Vec<String>,
+    /// Only if the version in force begins so; empty: whatever is in force.
+    pub expect: String,
+}
+
+/// A push that may come into force.
+pub(super) struct Admitted {
+    pub(super) archive: Vec<u8>,
+    pub(super) version: String,
+    pub(super) note: PushNote,
+    pub(super) change: Change,
+    /// It lacks another person's approval.
+    pub(super) waits: bool,
+    pub(super) statements: Vec<(u64, String)>,
 }
 
 /// What a push led to.
@@ -51,40 +61,58 @@ impl Changes {
     }
 
     async fn try_push(&self, caller: &Caller, push: Push) -> Result<Outcome, Refused> {
-        let cut = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
-        let Push { archive, commit, author, message, signatures } = push;
         let policies = self.inner.authorizer.policies();
+        let admitted = match self.admit(caller, push).await? {
+            Ok(admitted) => admitted,
+            Err(faulty) => return Ok(Outcome::Done(faulty)),
+        };
+        let Admitted { archive, version, note, change, waits, statements } = admitted;
+        if version == policies.version() {
+            return self.unchanged(caller, version).await;
+        }
+        policies.stands(&note.expect)?;
+        if waits {
+            let bundle = Bundle::from_archive(&archive)
+                .map_err(|err| Refused::new(RefusedKind::Malformed, crate::chain(&err)))?;
+            let problems = tokio::task::spawn_blocking(move || problems_of(&bundle)).await;
+            let problems = problems.unwrap_or_else(|_| vec!["the check of this policy failed".to_owned()]);
+            if !problems.is_empty() {
+                return self.problems(caller, problems).await.map(Outcome::Done);
+            }
+            let signatures = note.signatures.clone();
+            let proposal = self.propose(caller, (version, archive), note, (change, signatures)).await?;
+            return Ok(Outcome::Waits(Box::new(proposal)));
+        }
+        table::keep_statements(&self.inner.state, &version, statements).await?;
+        Ok(Outcome::Done(policies.push(archive, note, &caller.identity, &self.inner.authorizer).await?))
+    }
+
+    /// Checks signatures and asks policy. The inner error is the answer to what is no bundle, which is on record.
+    pub(super) async fn admit(
+        &self,
+        caller: &Caller,
+        push: Push,
+    ) -> Result<Result<Admitted, Pushed>, Refused> {
+        let cut = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
+        let Push { archive, commit, author, message, signatures, expect } = push;
         let bundle = match Bundle::from_archive(&archive) {
             Ok(bundle) => bundle,
-            Err(err) => return self.problems(caller, vec![crate::chain(&err)]).await,
+            Err(err) => return self.problems(caller, vec![crate::chain(&err)]).await.map(Err),
         };
         let version = bundle.version();
         let signed = self.signed(&version, &signatures).await?;
         let commit = commit_of(caller, cut(&commit), signed.commit.clone())?;
         let change = Change { commit: commit.clone(), signed_by: signed.by.clone(), ..caller.change.clone() };
         let waits = self.must_wait(caller, &change)?;
-        if version == policies.version() {
-            return self.unchanged(caller, version).await;
-        }
-        let note = PushNote { commit, author: cut(&author), message: cut(&message) };
-        if waits {
-            let problems = tokio::task::spawn_blocking(move || problems_of(&bundle)).await;
-            let problems = problems.unwrap_or_else(|_| vec!["the check of this policy failed".to_owned()]);
-            if !problems.is_empty() {
-                return self.problems(caller, problems).await;
-            }
-            let proposal = self.propose(caller, (version, archive), note, (change, signatures)).await?;
-            return Ok(Outcome::Waits(Box::new(proposal)));
-        }
-        table::keep_statements(&self.inner.state, &version, signed.statements).await?;
-        Ok(Outcome::Done(policies.push(archive, note, &caller.identity, &self.inner.authorizer).await?))
+        let note = PushNote { commit, author: cut(&author), message: cut(&message), signatures, expect };
+        Ok(Ok(Admitted { archive, version, note, change, waits, statements: signed.statements }))
     }
 
     /// Whether the push, which policy permits, lacks another person's approval.
     ///
     /// # Errors
     /// Policy does not permit it, not even approved.
-    fn must_wait(&self, caller: &Caller, change: &Change) -> Result<bool, Refused> {
+    pub(super) fn must_wait(&self, caller: &Caller, change: &Change) -> Result<bool, Refused> {
         let may = |approvals| {
             let change = Change { approvals, ..change.clone() };
             self.inner.authorizer.change_action(&caller.identity, GatewayAction::PushPolicy, &change)
@@ -97,7 +125,7 @@ impl Changes {
     }
 
     /// Refuses a bundle for what is wrong with it.
-    async fn problems(&self, caller: &Caller, problems: Vec<String>) -> Result<Outcome, Refused> {
+    async fn problems(&self, caller: &Caller, problems: Vec<String>) -> Result<Pushed, Refused> {
         let previous = self.inner.authorizer.policies().version();
         let message = format!("push refused: {}", problems.join("; "));
         let note = Note {
@@ -108,7 +136,7 @@ impl Changes {
             message: &message,
         };
         self.record(Some(&caller.identity), Some(caller.client), note).await?;
-        Ok(Outcome::Done(Pushed { previous, problems, ..Pushed::default() }))
+        Ok(Pushed { previous, problems, ..Pushed::default() })
     }
 
     /// The version is in force: nothing is done, however often it is pushed.
@@ -122,12 +150,15 @@ impl Changes {
             message: &message,
         };
         self.record(Some(&caller.identity), Some(caller.client), note).await?;
-        let registry = self.inner.authorizer.sensor_registry();
-        let sensors = registry.policy_reports(&registry.connected_hosts(), &version, ASK_SENSORS).await;
-        Ok(Outcome::Done(Pushed { previous: version.clone(), version, sensors, ..Pushed::default() }))
+        let authorizer = &self.inner.authorizer;
+        let hosts = authorizer.sensor_registry().connected_hosts();
+        let sensors = hosts.iter().map(|host| authorizer.sensor_policy(host)).collect();
+        let serial = authorizer.policies().current().map_or(0, |current| current.stored.serial);
+        let previous = version.clone();
+        Ok(Outcome::Done(Pushed { version, previous, serial, unchanged: true, sensors, ..Pushed::default() }))
     }
 
-    /// A version (empty: the one in force), or one that waits for approval; with the statements that came with it.
+    /// A version (empty: the one in force; or its first digits), or one that waits for approval; with the statements that came with it.
     ///
     /// # Errors
     /// There is none, or the caller may neither push, approve nor read evidence.
@@ -137,7 +168,12 @@ impl Changes {
         let stored = if version.is_empty() {
             policies::in_force(state).await?
         } else {
-            policies::by_version(state, version).await?
+            match self.inner.authorizer.policies().resolve(version).await {
+                Ok(version) => policies::by_version(state, &version).await?,
+                // It may be one that waits.
+                Err(_) if version.len() == 64 => None,
+                Err(err) => return Err(err.into()),
+            }
         };
         if let Some(stored) = stored {
             let statements = table::statements(state, &stored.version).await?;
@@ -154,13 +190,15 @@ impl Changes {
             author: proposal.author,
             message: proposal.message,
             pushed_ms: proposal.proposed_ms,
-            archive: proposal.archive,
+            pushed_by: proposal.identity.user,
+            archive: proposal.archive.into(),
+            ..Stored::default()
         };
         Ok((stored, proposal.signatures))
     }
 
     /// Whoever may push or approve must see what is there; whoever reads evidence must see what it was judged by.
-    pub(super) fn may_see(&self, caller: &Caller) -> Result<(), Refused> {
+    pub(crate) fn may_see(&self, caller: &Caller) -> Result<(), Refused> {
         let Caller { identity, change, .. } = caller;
         let asked = |action, approvals| {
             let change = Change { approvals, ..change.clone() };

@@ -1,5 +1,6 @@
 //! Changes of policy by gRPC: pushing, seeing what is in force, and the two-person rule's proposals.
 
+use super::policy::listed;
 use super::{Service, bearer};
 use crate::changes::{Caller, Outcome, Proposal, Push, Refused, RefusedKind};
 use crate::link::Peer;
@@ -14,9 +15,7 @@ impl Service {
         request: Request<PushPolicyRequest>,
     ) -> Result<Response<PushPolicyResponse>, Status> {
         let caller = self.changer(&request).await?;
-        let PushPolicyRequest { archive, commit, author, message, signatures, .. } = request.into_inner();
-        let push = Push { archive, commit, author, message, signatures };
-        Ok(Response::new(match self.changes.push(&caller, push).await? {
+        Ok(Response::new(match self.changes.push(&caller, pushed(request.into_inner())).await? {
             Outcome::Done(pushed) => answer(pushed),
             Outcome::Waits(proposal) => PushPolicyResponse {
                 version: proposal.version,
@@ -33,8 +32,16 @@ impl Service {
     ) -> Result<Response<CurrentPolicyResponse>, Status> {
         let caller = self.changer(&request).await?;
         let (stored, _) = self.changes.version(&caller, &request.get_ref().version).await?;
-        let Stored { version, commit, author, pushed_ms, archive, .. } = stored;
-        Ok(Response::new(CurrentPolicyResponse { version, commit, author, pushed_at_ms: pushed_ms, archive }))
+        let Stored { version, commit, author, pushed_ms, archive, .. } = stored.clone();
+        Ok(Response::new(CurrentPolicyResponse {
+            in_force: version == self.changes.version_in_force(),
+            version,
+            commit,
+            author,
+            pushed_at_ms: pushed_ms,
+            archive: archive.to_vec(),
+            change: Some(listed(stored)),
+        }))
     }
 
     pub(super) async fn waiting(
@@ -69,8 +76,15 @@ impl Service {
     }
 }
 
-fn answer(pushed: Pushed) -> PushPolicyResponse {
+pub(super) fn pushed(request: PushPolicyRequest) -> Push {
+    let PushPolicyRequest { archive, commit, author, message, expect_version: expect, signatures } = request;
+    Push { archive, commit, author, message, signatures, expect }
+}
+
+pub(super) fn answer(pushed: Pushed) -> PushPolicyResponse {
     PushPolicyResponse {
+        serial: pushed.serial,
+        unchanged: pushed.unchanged,
         version: pushed.version,
         previous_version: pushed.previous,
         problems: pushed.problems,

@@ -59,9 +59,11 @@ impl Enrolment for Service {
         self.record(Some(&host), Outcome::Allowed, &what).await?;
         sensors::joined(&self.state, &host).await.map_err(internal)?;
         sensors::certified(&self.state, &issued.serial, &host, issued.expires_ms).await.map_err(internal)?;
+        self.authorizer.sensor_registry().joined(&host);
         tracing::info!(host, from, "a sensor joined");
         let ca_pem = self.authority.certificate_pem().to_owned();
-        Ok(Response::new(JoinResponse { host, certificate_pem: issued.pem, ca_pem }))
+        let policy_key = self.authorizer.policies().key();
+        Ok(Response::new(JoinResponse { host, certificate_pem: issued.pem, ca_pem, policy_key }))
     }
 }
 

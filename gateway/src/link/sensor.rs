@@ -9,7 +9,7 @@ use crate::sensors::registry::{Link, ORDERS, clean};
 use crate::state::{State, sensors};
 use sallyport_contract::v1::sensor_link_server::SensorLink;
 use sallyport_contract::v1::{
-    ChannelFrame, GatewayOrder, Hello, RecordAck, RecordBatch, RenewRequest, RenewResponse, SensorReport,
+    ChannelFrame, GatewayOrder, RecordAck, RecordBatch, RenewRequest, RenewResponse, SensorReport,
     channel_frame::Body, sensor_report::Report,
 };
 use sallyport_evidence::record::Kind;
@@ -58,7 +58,8 @@ impl SensorLink for Service {
             .await
             .map_err(internal)?;
         let ca_pem = self.authority.certificate_pem().to_owned();
-        Ok(Response::new(RenewResponse { certificate_pem: issued.pem, ca_pem }))
+        let policy_key = self.authorizer.policies().key();
+        Ok(Response::new(RenewResponse { certificate_pem: issued.pem, ca_pem, policy_key }))
     }
 
     async fn control(
@@ -73,24 +74,23 @@ impl SensorLink for Service {
         };
         let (orders, down) = mpsc::channel(ORDERS);
         let registry = self.authorizer.sensor_registry();
-        let Hello { facts, channels, policy_version } = hello;
-        let facts = facts.unwrap_or_default();
+        let facts = hello.facts.clone().unwrap_or_default();
         let what = format!("connected; mode {}, kernel {}", clean(&facts.mode), clean(&facts.kernel));
         self.record(&peer.host, &what).await?;
         // What it must know first goes out before anybody else can order it anything.
         let policies = self.authorizer.policies();
-        let given = policies.version();
-        if let Some(bundle) = policies.order() {
+        let given = policies.serial();
+        for bundle in policies.orders_for(&peer.host) {
             let _ = orders.try_send(GatewayOrder { order: Some(bundle) });
         }
-        let link = registry.connected(&peer.host, &facts, policy_version, orders).await;
-        // A push in between did not reach it.
-        if policies.version() != given
-            && let Some(bundle) = policies.order()
-        {
-            registry.order(&peer.host, bundle);
+        let link = registry.connected(&peer.host, &hello, orders).await;
+        // A change in between did not reach it.
+        if policies.serial() != given {
+            for bundle in policies.orders_for(&peer.host) {
+                registry.order(&peer.host, bundle);
+            }
         }
-        registry.reconcile(&link, &channels).await;
+        registry.reconcile(&link, &hello.channels).await;
         tracing::info!(host = peer.host, mode = clean(&facts.mode), "a sensor connected");
         let cut = link.cut.clone();
         let ends = self.ends(&peer, cut.clone());
@@ -207,15 +207,12 @@ async fn listen(
                 break;
             }
             Report::Policy(status) => {
-                registry.policy_status(&host, &status.version, &status.error);
+                registry.policy_status(&host, &status);
+                let which = format!("policy {} (serial {})", clean(&status.version), status.serial);
                 let what = if status.error.is_empty() {
-                    format!("policy {} is in force", clean(&status.version))
+                    format!("{which} is in force")
                 } else {
-                    format!(
-                        "policy {} could not be put into force: {}",
-                        clean(&status.version),
-                        clean(&status.error)
-                    )
+                    format!("{which} could not be put into force: {}", clean(&status.error))
                 };
                 if let Err(err) = policy_record(&authorizer, &host, &what).await {
                     tracing::error!(host, %err, "a policy status is not on the record");
@@ -253,6 +250,7 @@ async fn ingest(
         let answer = match answer {
             Ok((durable_seq, noted)) => {
                 authorizer.sensor_registry().mark(&host, &noted);
+                authorizer.policies().count_noted(&noted);
                 Ok(RecordAck { boot_id, durable_seq })
             }
             Err(err @ IngestError::Unacceptable { .. }) => {

@@ -41,6 +41,6 @@ pub(super) fn load(mut stored: Stored) -> Result<InForce, Vec<String>> {
     let policy = Policy::load(&bundle)
         .map_err(|faults| faults.faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     stored.version = bundle.version();
-    stored.archive = bundle.to_archive();
+    stored.archive = bundle.to_archive().into();
     Ok(InForce { policy, stored })
 }

@@ -80,6 +80,9 @@ pub struct HeadSession {
 pub struct HeadDecision {
     /// Outcome.
     pub outcome: String,
+    /// Policy version.
+    #[serde(default)]
+    pub policy: String,
     /// Rule id.
     #[serde(default)]
     pub rule: String,

@@ -2,11 +2,12 @@
 
 use super::channel::{Connection, FRAMES, Note};
 use crate::authorize::EndReason;
+use crate::policy::Enforced;
 use crate::recorder::{Noted, Recorder};
 use crate::sessions::Sessions;
 use crate::state::{State, sensors as table};
 use sallyport_contract::v1::{
-    self, ChannelFrame, EndSession, GatewayOrder, HostFacts, SensorPolicy, gateway_order::Order,
+    self, ChannelFrame, EndSession, GatewayOrder, Hello, PolicyStatus, gateway_order::Order,
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,9 +54,14 @@ pub(super) struct Tables {
 pub(crate) struct Facts {
     pub(crate) mode: String,
     pub(crate) kernel: String,
-    pub(crate) policy_version: String,
-    pub(crate) policy_error: String,
     pub(crate) connected: bool,
+    /// It has said hello since the gateway was started, so the rest is known.
+    pub(crate) heard: bool,
+    pub(crate) enforced: Enforced,
+    /// Of the orders that brought those.
+    serials: [u64; 2],
+    /// The order that it refused last, and why, unless a later one went well.
+    refusal: Option<(u64, String)>,
 }
 
 struct Live {
@@ -106,22 +112,32 @@ impl Sensors {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// A host joined: from now on it is known, though nothing of it is.
+    pub(crate) fn joined(&self, host: &str) {
+        self.tables().known.entry(host.to_owned()).or_default();
+    }
+
     /// A sensor said hello. Ends an older link of the same host: the newer one is the truth.
     pub(crate) async fn connected(
         &self,
         host: &str,
-        facts: &HostFacts,
-        policy_version: String,
+        hello: &Hello,
         orders: mpsc::Sender<GatewayOrder>,
     ) -> Link {
         let number = self.inner.next_link.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
+        let facts = hello.facts.clone().unwrap_or_default();
         let known = Facts {
             mode: clean(&facts.mode),
             kernel: clean(&facts.kernel),
-            policy_version: clean(&policy_version),
-            policy_error: String::new(),
             connected: true,
+            heard: true,
+            enforced: Enforced {
+                version: clean(&hello.policy_version),
+                canary: clean(&hello.canary_version),
+            },
+            serials: [hello.policy_serial, hello.canary_serial],
+            refusal: None,
         };
         let row =
             table::Known { host: host.to_owned(), mode: known.mode.clone(), kernel: known.kernel.clone() };
@@ -144,12 +160,12 @@ impl Sensors {
     }
 
     /// A sensor reports which policy it enforces.
-    pub(crate) fn policy_status(&self, host: &str, version: &str, error: &str) {
+    pub(crate) fn policy_status(&self, host: &str, status: &PolicyStatus) {
         if let Some(facts) = self.tables().known.get_mut(host) {
-            facts.policy_error = clean(error);
-            if error.is_empty() {
-                facts.policy_version = clean(version);
-            }
+            facts.enforced =
+                Enforced { version: clean(&status.policy_version), canary: clean(&status.canary_version) };
+            facts.serials = [status.policy_serial, status.canary_serial];
+            facts.refusal = (!status.error.is_empty()).then(|| (status.serial, clean(&status.error)));
         }
         self.tell_news();
     }
@@ -171,50 +187,33 @@ impl Sensors {
         hosts.into_iter().filter(|host| self.order(host, order.clone())).collect()
     }
 
-    /// Waits until each of `hosts` has said what became of policy `version`, or `within` is over.
-    pub(crate) async fn policy_reports(
-        &self,
-        hosts: &[String],
-        version: &str,
-        within: Duration,
-    ) -> Vec<SensorPolicy> {
+    /// Waits until each of `hosts` has said what became of an order, or has gone, or `within` is over.
+    pub(crate) async fn answered(&self, hosts: &[String], serial: u64, within: Duration) {
         let mut news = self.inner.news.subscribe();
+        let mut waiting: Vec<&String> = hosts.iter().collect();
         let wait = async {
             loop {
                 news.borrow_and_update();
-                let settled = {
+                {
                     let tables = self.tables();
-                    hosts.iter().all(|host| {
-                        let facts = tables.known.get(host);
-                        facts.is_none_or(|f| {
-                            !f.connected || f.policy_version == version || !f.policy_error.is_empty()
-                        })
-                    })
-                };
-                if settled || news.changed().await.is_err() {
+                    waiting.retain(|host| {
+                        tables.known.get(*host).is_some_and(|f| f.connected && !f.answered(serial))
+                    });
+                }
+                if waiting.is_empty() || news.changed().await.is_err() {
                     return;
                 }
             }
         };
-        let in_time = tokio::time::timeout(within, wait).await.is_ok();
-        let tables = self.tables();
-        let report = |host: &String| {
-            let facts = tables.known.get(host).cloned().unwrap_or_default();
-            let error = if facts.policy_error.is_empty() && facts.policy_version != version {
-                if in_time { "it is no longer connected" } else { "it has not answered yet" }.to_owned()
-            } else {
-                facts.policy_error
-            };
-            SensorPolicy { host: host.clone(), version: facts.policy_version, error }
-        };
-        hosts.iter().map(report).collect()
+        // Whoever is late is told of as late.
+        let _ = tokio::time::timeout(within, wait).await;
     }
 
-    /// Forgets old answers before a new version goes out.
-    pub(crate) fn clear_policy_errors(&self) {
-        for facts in self.tables().known.values_mut() {
-            facts.policy_error.clear();
-        }
+    /// Why a host's sensor did not put an order into force; none: it has, or has not answered.
+    pub(crate) fn policy_refusal(&self, host: &str, serial: u64) -> Option<String> {
+        let tables = self.tables();
+        let (refused, why) = tables.known.get(host)?.refusal.as_ref()?;
+        (*refused == serial).then(|| why.clone())
     }
 
     /// What is known of a host's sensor.
@@ -378,6 +377,22 @@ impl Sensors {
     pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
         // Held for map operations only, never over an await.
         self.inner.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Facts {
+    fn answered(&self, serial: u64) -> bool {
+        self.serials.contains(&serial) || self.refusal.as_ref().is_some_and(|(refused, _)| *refused == serial)
+    }
+
+    /// Why its sensor did not take its last order; empty: it did.
+    pub(crate) fn policy_error(&self) -> &str {
+        self.refusal.as_ref().map_or("", |(_, why)| why)
+    }
+
+    /// The order that brought what is in force for everybody whom no canary covers.
+    pub(crate) fn policy_serial(&self) -> u64 {
+        self.serials[0]
     }
 }
 

@@ -58,6 +58,7 @@ mod tests {
             mode: "lsm".into(),
             kernel: "6.1".into(),
             policy_version: String::new(),
+            policy_trouble: String::new(),
         }];
         let text = table("alice", &targets, "gw.example.org", 2222);
         assert!(text.contains("ssh -p 2222 web-1+root@gw.example.org\n"), "{text}");

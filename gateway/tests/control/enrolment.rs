@@ -45,7 +45,11 @@ async fn renewal_gives_a_certificate_that_works() {
     let key = rcgen::KeyPair::generate().unwrap();
     let renewed =
         rig.as_sensor(&joined).await.renew(RenewRequest { csr_pem: csr(&key) }).await.unwrap().into_inner();
-    let renewed = crate::rig::Joined { certificate: renewed.certificate_pem, key: key.serialize_pem() };
+    let renewed = crate::rig::Joined {
+        certificate: renewed.certificate_pem,
+        key: key.serialize_pem(),
+        policy_key: renewed.policy_key,
+    };
     let _link = Host::default().connect(&rig, &renewed).await;
     let target = || rig.gateway.authorizer.targets(&crate::rig::person("alice", "engineers"));
     eventually("connected", async || target().iter().any(|t| t.host == "web-1" && t.connected)).await;

@@ -109,7 +109,7 @@ fn client_certificate(
         Some(issuer) => params.signed_by(&key, issuer).unwrap(),
         None => params.self_signed(&key).unwrap(),
     };
-    Joined { certificate: certificate.pem(), key: key.serialize_pem() }
+    Joined { certificate: certificate.pem(), key: key.serialize_pem(), policy_key: String::new() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 //! peers, crashes. Sensors here are the contract's other end, without a kernel.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod canary;
 mod changes;
 mod channels;
 mod console;
@@ -14,4 +15,5 @@ mod rig;
 mod sensor;
 mod signatures;
 mod throughput;
+mod versions;
 mod web;

@@ -49,6 +49,8 @@ pub(crate) struct Rig {
 pub(crate) struct Joined {
     pub(crate) certificate: String,
     pub(crate) key: String,
+    /// What the gateway signs orders with.
+    pub(crate) policy_key: String,
 }
 
 /// Signs in whoever names themselves: `id_token` is `user:group,group`.
@@ -173,7 +175,11 @@ impl Rig {
         let csr_pem = csr(&key);
         let request = JoinRequest { token: token.into(), csr_pem, facts: None };
         let joined = EnrolmentClient::new(self.anonymous().await).join(request).await?.into_inner();
-        Ok(Joined { certificate: joined.certificate_pem, key: key.serialize_pem() })
+        Ok(Joined {
+            certificate: joined.certificate_pem,
+            key: key.serialize_pem(),
+            policy_key: joined.policy_key,
+        })
     }
 
     pub(crate) async fn join(&self, host: &str) -> Joined {

@@ -8,6 +8,8 @@ use sallyport_contract::v1::gateway_order::Order;
 use sallyport_contract::v1::sensor_link_client::SensorLinkClient;
 use sallyport_contract::v1::sensor_report::Report;
 use sallyport_contract::v1::*;
+use sallyport_evidence::PolicyOrder;
+use sallyport_evidence::order::Scope;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
@@ -21,6 +23,8 @@ pub(crate) struct Host {
     pub(crate) orders: Arc<Mutex<Vec<Order>>>,
     /// Answers to bundles: empty accepts.
     pub(crate) policy_error: Arc<Mutex<String>>,
+    /// What it says that it enforces.
+    pub(crate) standing: Arc<Mutex<PolicyStatus>>,
 }
 
 pub(crate) struct Shepherd {
@@ -54,9 +58,7 @@ impl Drop for Connected {
 
 pub(crate) fn hello(channels: Vec<LiveChannel>) -> SensorReport {
     let facts = HostFacts { mode: "lsm".into(), kernel: "6.12".into(), ..HostFacts::default() };
-    SensorReport {
-        report: Some(Report::Hello(Hello { facts: Some(facts), channels, policy_version: String::new() })),
-    }
+    SensorReport { report: Some(Report::Hello(Hello { facts: Some(facts), channels, ..Hello::default() })) }
 }
 
 impl Host {
@@ -95,8 +97,7 @@ impl Host {
                         channels.spawn(host.clone().channel(link.clone(), start.channel_id));
                     }
                     Order::Bundle(bundle) => {
-                        let error = host.policy_error.lock().unwrap().clone();
-                        let status = PolicyStatus { version: bundle.version, error };
+                        let status = host.follow(&bundle);
                         up.send(SensorReport { report: Some(Report::Policy(status)) }).await.unwrap();
                     }
                     Order::EndSession(end) => {
@@ -107,6 +108,24 @@ impl Host {
             }
         });
         Connected { reports, client, task }
+    }
+
+    /// Takes an order as a sensor does, without verifying anything.
+    fn follow(&self, bundle: &PolicyBundle) -> PolicyStatus {
+        let (text, _) = bundle.statement.rsplit_once("\n\n").expect("a signed note");
+        let order = PolicyOrder::parse(&format!("{text}\n")).expect("an order");
+        let mut standing = self.standing.lock().unwrap();
+        (standing.version, standing.serial) = (bundle.version.clone(), bundle.serial);
+        standing.error = self.policy_error.lock().unwrap().clone();
+        if standing.error.is_empty() && order.scope == Scope::All {
+            (standing.policy_version, standing.policy_serial) = (order.version, order.serial);
+            if standing.canary_serial < order.serial {
+                (standing.canary_version, standing.canary_serial) = (String::new(), 0);
+            }
+        } else if standing.error.is_empty() {
+            (standing.canary_version, standing.canary_serial) = (order.version, order.serial);
+        }
+        standing.clone()
     }
 
     pub(crate) fn saw(&self, wanted: impl Fn(&Order) -> bool) -> bool {

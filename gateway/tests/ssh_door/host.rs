@@ -81,6 +81,7 @@ impl Hosts for LocalHosts {
                 mode: "lsm".to_owned(),
                 kernel: String::new(),
                 policy_version: String::new(),
+                policy_trouble: String::new(),
             })
             .collect()
     }

@@ -75,6 +75,7 @@ pub(super) fn all(
     }
     of_logins(&mut found, config, kernel, pinned, status);
     if let Some(status) = status {
+        of_policy(&mut found, status);
         unjudged(&mut found, status);
     }
     found.sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -374,6 +375,35 @@ fn of_logins(
             "the running sensor treats log-ins outside of the gateway otherwise than this configuration says",
             "the configuration was changed after it was started, or it runs with another one",
             "restart the sensor",
+        ));
+    }
+}
+
+fn of_policy(found: &mut Vec<Finding>, status: &Status) {
+    let Status { policy, policy_trouble, canary, .. } = status;
+    if !policy_trouble.is_empty() {
+        let stays = if policy.is_empty() {
+            "no policy is".to_owned()
+        } else {
+            format!("policy {policy:.12} still is")
+        };
+        found.push(finding(
+            "policy-refused",
+            Level::Error,
+            format!("the last order of policy was refused, and {stays} in force here: {policy_trouble}"),
+            "this host does not enforce what the gateway wants it to; sessions that the gateway opens under the new policy may be refused here",
+            "see `sallyport policy list`; correct what it says and push again, or roll back",
+        ));
+    }
+    if !canary.is_empty() {
+        found.push(finding(
+            "canary",
+            Level::Note,
+            format!(
+                "some sessions are judged by policy {canary:.12}, a canary, and the others by {policy:.12}"
+            ),
+            "the records name the version that judged",
+            "nothing; `sallyport policy list` says when it ends",
         ));
     }
 }

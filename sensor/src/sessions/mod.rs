@@ -149,28 +149,24 @@ impl Sessions {
         tables.live.iter().flat_map(of).collect()
     }
 
-    /// Puts a bundle into force, in every running session too. On an error nothing has changed.
+    /// Follows an order of policy, in every running session that it is for too. On an error nothing has changed.
     ///
     /// # Errors
-    /// Why it cannot come into force.
+    /// Why it is not followed.
     pub async fn install(self: &Arc<Self>, bundle: PolicyBundle) -> Result<(), PolicyError> {
         let _no_starts = self.gate.write().await;
-        if self.policies.version() == bundle.version {
-            return Ok(());
-        }
         let this = self.clone();
         let installed = tokio::task::spawn_blocking(move || {
-            let current = Policies::check(&bundle)?;
+            let Some(change) = this.policies.accept(&bundle)? else { return Ok(()) };
             let mut swaps = Vec::new();
             for file in this.files() {
-                swaps.push((
-                    file.number,
-                    this.policies.compiled(&current, &file.principal, &file.local_user)?,
-                ));
+                let Some(current) = change.next.for_session(&file.id) else { continue };
+                swaps
+                    .push((file.number, this.policies.compiled(current, &file.principal, &file.local_user)?));
             }
             // Log-ins outside of the gateway follow as far as they can: nobody's push fails because of them.
-            let logins = this.unbrokered.prepare(Some(&current));
-            this.policies.keep(&bundle, current)?;
+            let logins = this.unbrokered.prepare(change.next.for_logins());
+            this.policies.keep(change)?;
             for (number, slot) in swaps {
                 this.swap(number, slot);
             }
@@ -178,7 +174,11 @@ impl Sessions {
             this.policies.sweep();
             Ok(())
         });
-        installed.await.unwrap_or_else(|error| Err(PolicyError::Disk(std::io::Error::other(error))))
+        let installed =
+            installed.await.unwrap_or_else(|error| Err(PolicyError::Disk(std::io::Error::other(error))));
+        self.policies
+            .note_trouble(&installed.as_ref().err().map_or_else(String::new, |e| crate::uplink::chain(e)));
+        installed
     }
 
     fn swap(&self, number: u64, slot: u32) {

@@ -117,10 +117,10 @@ impl Sessions {
 
     /// A predecessor may have been killed between keeping a new bundle and moving its sessions to it.
     async fn reconcile_policy(self: &Arc<Self>) {
-        let Some(current) = self.policies.current() else { return };
         let this = self.clone();
         let moved = tokio::task::spawn_blocking(move || {
             for file in this.files() {
+                let Some(current) = this.policies.for_session(&file.id) else { continue };
                 match this.policies.compiled(&current, &file.principal, &file.local_user) {
                     Ok(slot) => this.swap(file.number, slot),
                     Err(error) => {

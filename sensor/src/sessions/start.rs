@@ -90,7 +90,7 @@ impl Sessions {
         if order.expires_at_ms > 0 && order.expires_at_ms <= clock::wall_ms() {
             return Err(Refusal::Expired);
         }
-        let current = self.policies.current().ok_or(Refusal::NoPolicy)?;
+        let current = self.policies.for_session(&order.session_id).ok_or(Refusal::NoPolicy)?;
         if !self.policies.has_known(&order.policy_version) {
             let (asked, ours) = (order.policy_version.clone(), current.version);
             return Err(Refusal::OtherPolicy { asked, ours });
@@ -267,7 +267,7 @@ impl Sessions {
 
     fn spec(&self, order: &StartChannel, file: &SessionFile, directory: &Path) -> Result<Spec, Refusal> {
         // The policy in force now, which need not be the one that the session began with.
-        let current = self.policies.current().ok_or(Refusal::NoPolicy)?;
+        let current = self.policies.for_session(&order.session_id).ok_or(Refusal::NoPolicy)?;
         let denials = self.policies.system_denials(&current, &file.principal, &file.local_user);
         let mode = self.kernel.mode();
         let plan = refusals::plan(&denials.ok_or(Refusal::NoPolicy)?, &Means::of(mode));

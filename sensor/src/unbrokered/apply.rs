@@ -58,7 +58,7 @@ impl Unbrokered {
                     "this kernel has no login uids (CONFIG_AUDIT): log-ins that do not come through the gateway cannot be seen here".into(),
                 );
             }
-            self.apply(self.policies.current().as_ref());
+            self.apply(self.policies.for_logins().as_ref());
         }
     }
 

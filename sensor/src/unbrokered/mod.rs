@@ -206,7 +206,7 @@ impl Unbrokered {
 
     /// What policy says of opening such a session. It is there already, so this is never more than an observation.
     fn decision(&self, login: &Login) -> Option<Decision> {
-        let current = self.policies.current()?;
+        let current = self.policies.for_logins()?;
         let question = Question::OpenSession {
             principal: principal(),
             host: self.settings.host.clone(),
@@ -251,7 +251,7 @@ impl Unbrokered {
         if self.settings.wanted != Wanted::Off
             && self.tables().stamp != Stamp::of(Path::new(accounts::PASSWD))
         {
-            self.apply(self.policies.current().as_ref());
+            self.apply(self.policies.for_logins().as_ref());
         }
         if !self.tables().logins.any() {
             return Vec::new();

@@ -175,6 +175,11 @@ impl Link {
             renewed = renew::when_due(&self.credentials, client.clone()) => {
                 self.credentials = renewed?;
                 self.credentials.save(&self.state_dir)?;
+                if let Some(key) = self.credentials.policy_verifier()
+                    && let Err(known) = self.policies.learn_key(key)
+                {
+                    tracing::error!(%known, "orders of policy are still verified with the key that was known before");
+                }
                 Err(Lost::Renewed)
             }
         }

@@ -24,10 +24,14 @@ impl Link {
         reports: mpsc::Sender<SensorReport>,
         outgoing: mpsc::Receiver<SensorReport>,
     ) -> Result<Streaming<GatewayOrder>, Lost> {
+        let standing = self.policies.standing();
         let hello = Hello {
             facts: Some(self.facts.clone()),
             channels: self.sessions.live_channels(),
-            policy_version: self.policies.version(),
+            policy_version: standing.version,
+            policy_serial: standing.serial,
+            canary_version: standing.canary,
+            canary_serial: standing.canary_serial,
         };
         // There is room: it is the first.
         let _ = reports.try_send(SensorReport { report: Some(Report::Hello(hello)) });
@@ -73,26 +77,51 @@ impl Link {
     }
 
     async fn install(&self, bundle: PolicyBundle) {
-        let version = bundle.version.clone();
-        let before = self.policies.version();
+        let (version, serial) = (bundle.version.clone(), bundle.serial);
+        let before = self.policies.standing();
         let error = match self.sessions.install(bundle).await {
             Ok(()) => String::new(),
             Err(error) => super::chain(&error),
         };
+        let now = self.policies.standing();
         let text = if !error.is_empty() {
-            tracing::error!(version, error, "a policy was refused; the previous one stays in force");
-            format!("policy {version:.12} was refused, {before:.12} stays in force: {error}")
+            tracing::error!(
+                version,
+                serial,
+                error,
+                "a policy was refused; what was in force before still is"
+            );
+            let stays = if now.version.is_empty() {
+                "no policy".to_owned()
+            } else {
+                format!("policy {:.12}", now.version)
+            };
+            format!("policy {version:.12} (serial {serial}) was refused, {stays} stays in force: {error}")
         } else {
-            tracing::info!(version, "policy in force");
-            format!("policy {version} in force in every running session")
+            tracing::info!(version, serial, "policy in force");
+            let whom = if now.canary == version {
+                "as a canary in the sessions that it is for"
+            } else {
+                "in every running session"
+            };
+            format!("policy {version} (serial {serial}) in force {whom}")
         };
-        if before != version
+        let changed = (&before.version, &before.canary) != (&now.version, &now.canary) || !error.is_empty();
+        if changed
             && let Err(error) =
                 self.spool.append(vec![message_record(Kind::Policy, &self.credentials.host, text)]).await
         {
             tracing::error!(%error, "a record could not be kept");
         }
-        self.uplink.report(Report::Policy(PolicyStatus { version, error }));
+        self.uplink.report(Report::Policy(PolicyStatus {
+            version,
+            error,
+            serial,
+            policy_version: now.version,
+            policy_serial: now.serial,
+            canary_version: now.canary,
+            canary_serial: now.canary_serial,
+        }));
     }
 
     /// Says every few seconds how far the records have come, so that a cut tail is noticed.

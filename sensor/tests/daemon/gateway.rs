@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,10 +17,12 @@ use sallyport_contract::v1::gateway_order::Order;
 use sallyport_contract::v1::sensor_link_server::{SensorLink, SensorLinkServer};
 use sallyport_contract::v1::sensor_report::Report;
 use sallyport_contract::v1::{
-    ChannelFrame, Exit, GatewayOrder, JoinRequest, JoinResponse, RecordAck, RecordBatch, RenewRequest,
-    RenewResponse, SensorReport, Stream as Lane, channel_frame::Body,
+    ChannelFrame, Exit, GatewayOrder, JoinRequest, JoinResponse, PolicyBundle, RecordAck, RecordBatch,
+    RenewRequest, RenewResponse, SensorReport, Stream as Lane, channel_frame::Body,
 };
-use sallyport_evidence::Record;
+use sallyport_evidence::note::Signer;
+use sallyport_evidence::order::{KEY_SUFFIX, Scope};
+use sallyport_evidence::{PolicyOrder, Record};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -28,6 +31,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 type Down<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
+/// The gateway's name.
+const NAME: &str = "gateway.test";
 pub(crate) const TOKEN: &str = "one-time-token";
 
 /// What the gateway has heard.
@@ -57,6 +62,9 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) ca_pem: String,
     ca_key: Arc<KeyPair>,
+    /// Signs orders of policy.
+    signer: Arc<Signer>,
+    serial: Arc<AtomicU64>,
 }
 
 impl Gateway {
@@ -69,7 +77,15 @@ impl Gateway {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.distinguished_name.push(DnType::CommonName, "test CA");
         let ca_pem = params.self_signed(&ca_key).expect("CA").pem();
-        let gateway = Self { heard: Arc::default(), address, ca_pem, ca_key: Arc::new(ca_key) };
+        let signer = Signer::new(&format!("{NAME}{KEY_SUFFIX}"), &[6; 32]).expect("a signer");
+        let gateway = Self {
+            heard: Arc::default(),
+            address,
+            ca_pem,
+            ca_key: Arc::new(ca_key),
+            signer: Arc::new(signer),
+            serial: Arc::default(),
+        };
         let key = KeyPair::generate().expect("key");
         let server = CertificateParams::new(vec!["127.0.0.1".into()]).expect("name");
         let certificate = server.signed_by(&key, &gateway.issuer()).expect("certificate").pem();
@@ -104,6 +120,14 @@ impl Gateway {
     pub(crate) fn order(&self, order: Order) {
         let orders = self.heard.lock().expect("lock").orders.clone().expect("a connected sensor");
         orders.try_send(Ok(GatewayOrder { order: Some(order) })).expect("room");
+    }
+
+    /// A bundle with a signed order for it: the next one.
+    pub(crate) fn signed(&self, bundle: &PolicyBundle, scope: Scope) -> PolicyBundle {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed) + 1;
+        let order =
+            PolicyOrder { gateway: NAME.into(), serial, version: bundle.version.clone(), time_ms: 0, scope };
+        PolicyBundle { serial, statement: order.sign(&self.signer).expect("signed"), ..bundle.clone() }
     }
 
     /// Sends frames towards the host.
@@ -149,7 +173,12 @@ impl Enrolment for Gateway {
             return Err(Status::permission_denied("the token is unknown or was used before"));
         }
         let certificate_pem = self.sign(&request.csr_pem)?;
-        Ok(Response::new(JoinResponse { host: "web-1".into(), certificate_pem, ca_pem: self.ca_pem.clone() }))
+        Ok(Response::new(JoinResponse {
+            host: "web-1".into(),
+            certificate_pem,
+            ca_pem: self.ca_pem.clone(),
+            policy_key: self.signer.verifier().to_string(),
+        }))
     }
 }
 
@@ -161,7 +190,11 @@ impl SensorLink for Gateway {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let certificate_pem = self.sign(&request.into_inner().csr_pem)?;
-        Ok(Response::new(RenewResponse { certificate_pem, ca_pem: self.ca_pem.clone() }))
+        Ok(Response::new(RenewResponse {
+            certificate_pem,
+            ca_pem: self.ca_pem.clone(),
+            policy_key: self.signer.verifier().to_string(),
+        }))
     }
 
     async fn control(

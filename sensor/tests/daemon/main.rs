@@ -6,6 +6,7 @@ mod evidence;
 mod gateway;
 mod host;
 mod logins;
+mod orders;
 mod survival;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use sallyport_contract::v1::{
     self, Chunk, EndSession, Eof, PolicyBundle, StartChannel, Stream, Work, channel_frame::Body,
 };
 use sallyport_evidence::Record;
+use sallyport_evidence::order::Scope;
 use sallyport_evidence::record::{Kind, Outcome};
 use sallyport_policy::Bundle;
 
@@ -40,7 +42,8 @@ fn bundle(policy: &str) -> PolicyBundle {
     let files =
         [("bundle.toml", "name = \"t\"\nschema = 2\ncontact = \"help@example.org\"\n"), ("t.cedar", policy)];
     let bundle = Bundle::from_files(files).expect("a bundle");
-    PolicyBundle { version: bundle.version(), commit: String::new(), archive: bundle.to_archive() }
+    let (version, archive) = (bundle.version(), bundle.to_archive().into());
+    PolicyBundle { version, archive, ..PolicyBundle::default() }
 }
 
 fn start(session: &str, channel: &str, version: &str, line: &str) -> StartChannel {
@@ -74,10 +77,24 @@ async fn connected(gateway: &Gateway, n: usize) {
         .await;
 }
 
+/// Puts a bundle into force; gives why it was refused.
 async fn install(gateway: &Gateway, bundle: &PolicyBundle) -> String {
+    send(gateway, gateway.signed(bundle, Scope::All)).await
+}
+
+/// Sends an order as it is, and waits for the answer to it: why it was refused.
+async fn send(gateway: &Gateway, bundle: PolicyBundle) -> String {
+    let answered = |heard: &gateway::Heard| {
+        let answers = heard.reports.iter().filter(|report| matches!(report, Report::Policy(_)));
+        answers.count()
+    };
+    let before = answered(&gateway.heard.lock().expect("lock"));
     gateway.order(Order::Bundle(bundle.clone()));
     gateway
         .until("the policy is answered", |heard| {
+            if answered(heard) == before {
+                return None;
+            }
             heard.reports.iter().rev().find_map(|report| match report {
                 Report::Policy(status) if status.version == bundle.version => Some(status.error.clone()),
                 _ => None,
@@ -345,7 +362,7 @@ async fn a_new_policy_reaches_running_sessions_and_a_bad_one_does_not() {
     let mut forged = bundle(&format!("{BASE}{NO_ID}"));
     forged.version = "f".repeat(64);
     assert!(install(&gateway, &forged).await.contains("does not have the version"));
-    let broken = PolicyBundle { archive: b"rubbish".to_vec(), ..forged };
+    let broken = PolicyBundle { archive: b"rubbish"[..].into(), ..forged };
     let version = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&broken.archive));
     assert!(!install(&gateway, &PolicyBundle { version, ..broken }).await.is_empty());
     assert!(ask("second").await.contains("0\nsecond=0"), "the last good policy is in force");

@@ -1,10 +1,13 @@
 //! The grammar of `policy …`.
 
+mod versions;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
 use super::change::{Archive, Bring, Keygen, Settle, Sign, Verify};
+pub use versions::{Canary, EndCanary, List, Rollback, Show, StartCanary};
 
 /// `policy …`.
 #[derive(Debug, Subcommand)]
@@ -29,14 +32,14 @@ pub enum Policy {
     Explain(Box<super::Explain>),
     /// Check and test a bundle, then put it in force everywhere
     Push(Push),
-    /// Show the policy in force, or an earlier version
-    Show {
-        /// Version, all 64 digits [default: the one in force]
-        version: Option<String>,
-        /// Write the bundle's files into this folder, which must be empty or missing
-        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-        extract: Option<PathBuf>,
-    },
+    /// Try a bundle on some hosts or in some sessions first; promote it or take it back
+    Canary(Canary),
+    /// List every version that was ever in force, and hosts that run another than they should
+    List(List),
+    /// Put an earlier version in force again, as a new change
+    Rollback(Rollback),
+    /// Show exactly what is in force, or was
+    Show(Show),
     /// Sign a bundle's version for a gateway
     Sign(Sign),
     /// Check signatures on a bundle's version, without any gateway
@@ -62,6 +65,9 @@ pub struct Push {
     /// Why; kept with the version [default: the subject of the Git commit]
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
+    /// Only if this version (or one that begins so) is in force now: nobody pushed in between
+    #[arg(long, value_name = "VERSION")]
+    pub expect: Option<String>,
     /// Signatures, and as which CI job
     #[command(flatten)]
     pub bring: Bring,

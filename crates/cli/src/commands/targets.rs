@@ -31,6 +31,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
                 "mode": target.mode,
                 "kernel": target.kernel,
                 "policy_version": target.policy_version,
+                "policy_trouble": target.policy_trouble,
                 "ssh_command": target.ssh_command,
             }))?;
         }
@@ -58,6 +59,11 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     }
     for (line, target) in lines.zip(&answer.targets) {
         out.line(if target.connected { line } else { out.look(Look::Dim, &line) })?;
+    }
+    for target in answer.targets.iter().filter(|target| target.connected && !target.policy_trouble.is_empty())
+    {
+        let told = format!("{}: {}", safe(&target.host, 60), safe(&target.policy_trouble, 300));
+        out.line(out.look(Look::Red, &told))?;
     }
     Ok(())
 }

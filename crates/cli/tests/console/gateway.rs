@@ -41,6 +41,10 @@ pub(crate) struct State {
     pub(crate) push_answer: PushPolicyResponse,
     pub(crate) proposals: Vec<Proposal>,
     pub(crate) settled: Vec<SettleProposalRequest>,
+    pub(crate) policies: ListPoliciesResponse,
+    pub(crate) rolled_back: Vec<RollBackPolicyRequest>,
+    pub(crate) canaries: Vec<StartCanaryRequest>,
+    pub(crate) canary_ends: Vec<EndCanaryRequest>,
     pub(crate) archive: Vec<u8>,
     pub(crate) signed_out: bool,
     pub(crate) refuse: bool,
@@ -85,6 +89,10 @@ impl Gateway {
                 push_answer: PushPolicyResponse::default(),
                 proposals: Vec::new(),
                 settled: Vec::new(),
+                policies: ListPoliciesResponse::default(),
+                rolled_back: Vec::new(),
+                canaries: Vec::new(),
+                canary_ends: Vec::new(),
                 archive: Vec::new(),
                 signed_out: false,
                 refuse: false,
@@ -256,6 +264,44 @@ impl Console for Gateway {
         let answer = PushPolicyResponse { version: request.version.clone(), ..state.push_answer.clone() };
         state.settled.push(request);
         Ok(Response::new(answer))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<ListPoliciesRequest>,
+    ) -> Result<Response<ListPoliciesResponse>, Status> {
+        self.admit(&request)?;
+        Ok(Response::new(self.state().policies.clone()))
+    }
+
+    async fn roll_back_policy(
+        &self,
+        request: Request<RollBackPolicyRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.admit(&request)?;
+        let mut state = self.state();
+        state.rolled_back.push(request.into_inner());
+        Ok(Response::new(state.push_answer.clone()))
+    }
+
+    async fn start_canary(
+        &self,
+        request: Request<StartCanaryRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.admit(&request)?;
+        let mut state = self.state();
+        state.canaries.push(request.into_inner());
+        Ok(Response::new(state.push_answer.clone()))
+    }
+
+    async fn end_canary(
+        &self,
+        request: Request<EndCanaryRequest>,
+    ) -> Result<Response<PushPolicyResponse>, Status> {
+        self.admit(&request)?;
+        let mut state = self.state();
+        state.canary_ends.push(request.into_inner());
+        Ok(Response::new(state.push_answer.clone()))
     }
 
     async fn list_sessions(

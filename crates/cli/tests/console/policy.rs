@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use sallyport_contract::v1::{PushPolicyResponse, SensorPolicy};
+use sallyport_contract::v1::{Canary, ListPoliciesResponse, PolicyVersion, PushPolicyResponse, SensorPolicy};
 use sallyport_policy::Bundle;
 
 use super::person::{Person, signed_in};
@@ -69,16 +69,18 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
         host: host.to_owned(),
         version: version.to_owned(),
         error: error.to_owned(),
+        ..SensorPolicy::default()
     };
     gateway.state().push_answer = PushPolicyResponse {
         version: archive.version(),
         previous_version: "old".to_owned(),
-        problems: Vec::new(),
         sensors: vec![sensor("web-1", &archive.version(), ""), sensor("web-2", "old", "")],
+        serial: 12,
         ..PushPolicyResponse::default()
     };
-    let ran = person.run(&["policy", "push", &dir]).await;
+    let ran = person.run(&["policy", "push", &dir, "--expect", "0123abcd"]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("(serial 12)"), "{ran:?}");
     assert!(
         ran.stdout.contains("web-1: in force") && ran.stdout.contains("web-2: has not answered yet"),
         "{ran:?}"
@@ -90,6 +92,7 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
         ("Ann <ann@example.org>", "Let operators in")
     );
     assert_eq!(pushed.commit.len(), 40);
+    assert_eq!(pushed.expect_version, "0123abcd");
 
     gateway.state().push_answer.sensors = vec![sensor("web-1", "old", "the tables do not fit")];
     let ran = person.run(&["policy", "push", &dir]).await;
@@ -118,4 +121,100 @@ async fn shows_what_is_in_force() {
     );
     let ran = person.run(&["policy", "show", "--extract", out]).await;
     assert_eq!(ran.code, 2, "nothing is overwritten: {ran:?}");
+}
+
+#[tokio::test]
+async fn lists_versions_the_canary_and_drift() {
+    let (gateway, person) = signed_in().await;
+    let version = |serial: u64, digit: &str, how: &str| PolicyVersion {
+        serial,
+        version: digit.repeat(64),
+        how: how.to_owned(),
+        pushed_by: "ann@example.org".to_owned(),
+        message: format!("change {serial}\u{1b}[2J"),
+        ..PolicyVersion::default()
+    };
+    let sensor = |host: &str, digit: &str, serial: u64, drift: &str| SensorPolicy {
+        host: host.to_owned(),
+        version: digit.repeat(64),
+        serial,
+        connected: true,
+        drift: drift.to_owned(),
+        ..SensorPolicy::default()
+    };
+    let tried = SensorPolicy { canary_version: "c".repeat(64), ..sensor("web-1", "b", 7, "") };
+    gateway.state().policies = ListPoliciesResponse {
+        versions: vec![version(8, "c", "canary"), version(7, "b", "push"), version(6, "a", "start")],
+        serial_in_force: 7,
+        canary: Some(Canary {
+            serial: 8,
+            version: "c".repeat(64),
+            hosts: vec!["web-1".to_owned()],
+            share: 105,
+            max_denials: u64::MAX,
+            max_denial_ratio: 20,
+            denials: 3,
+            decisions: 400,
+            state: "running".to_owned(),
+            ..Canary::default()
+        }),
+        sensors: vec![
+            tried,
+            sensor("web-2", "a", 6, "enforces aaaaaaaaaaaa instead of bbbbbbbbbbbb; no room"),
+        ],
+    };
+    let ran = person.run(&["policy", "list"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let line = |begins: &str| ran.stdout.lines().find(|line| line.starts_with(begins)).unwrap_or_default();
+    let in_force = line("*");
+    assert!(in_force.contains("7 ") && in_force.contains(&"b".repeat(12)), "{ran:?}");
+    assert!(line("~").contains(&"c".repeat(12)), "{ran:?}");
+    assert!(ran.stdout.contains("10.5 % of sessions on web-1"), "{ran:?}");
+    assert!(ran.stdout.contains("3 denials of 400 decisions; taken back at more than 2 %"), "{ran:?}");
+    assert!(ran.stdout.contains("Drift: 1 of 2 hosts"), "{ran:?}");
+    assert!(ran.stdout.contains("web-2: enforces aaaaaaaaaaaa instead of"), "{ran:?}");
+    assert!(!ran.stdout.contains('\u{1b}'), "a message steered the terminal: {ran:?}");
+
+    let ran = person.run(&["--json", "policy", "list"]).await;
+    let listed = ran.documents().remove(0);
+    assert_eq!(listed["versions"][1]["in_force"], true, "{ran:?}");
+    assert_eq!(listed["versions"][0]["sensors"], 1, "{ran:?}");
+    assert!(listed["canary"]["max_denials"].is_null(), "{ran:?}");
+    assert_eq!(listed["sensors"][1]["drift"].as_str().map(|drift| &drift[..8]), Some("enforces"));
+}
+
+#[tokio::test]
+async fn rolls_back_and_runs_canaries() {
+    let (gateway, person) = signed_in().await;
+    let dir = bundle(&person, RULE);
+    let version = Bundle::read_dir(dir.as_ref()).expect("a bundle").version();
+    gateway.state().push_answer = PushPolicyResponse { version, serial: 9, ..PushPolicyResponse::default() };
+    let ran = person.run(&["policy", "rollback", "ab12", "-m", "too strict", "--expect", "cd34"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let asked = gateway.state().rolled_back.remove(0);
+    assert_eq!(
+        (asked.version.as_str(), asked.reason.as_str(), asked.expect_version.as_str()),
+        ("ab12", "too strict", "cd34")
+    );
+    person.run(&["policy", "rollback"]).await;
+    assert_eq!(gateway.state().rolled_back.remove(0).version, "", "the one before");
+
+    let share = ["policy", "canary", &dir, "--hosts", "web-1,prod", "--share", "2.5%", "--for", "1h"];
+    let ran = person.run(&share).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let asked = gateway.state().canaries.remove(0);
+    assert_eq!((asked.hosts.join("+"), asked.share, asked.seconds), ("web-1+prod".to_owned(), 25, 3600));
+    assert_eq!((asked.max_denials, asked.max_denial_ratio), (None, 0));
+    let push = asked.push.expect("a bundle");
+    assert_eq!(push.archive, Bundle::read_dir(dir.as_ref()).expect("a bundle").to_archive());
+    assert_eq!(person.run(&["policy", "canary", &dir, "--share", "10"]).await.code, 2, "no percent sign");
+    person.run(&["policy", "canary", "promote", "-m", "good"]).await;
+    person.run(&["policy", "canary", "abort"]).await;
+    let ends: Vec<_> = gateway.state().canary_ends.drain(..).map(|end| (end.promote, end.reason)).collect();
+    assert_eq!(ends, [(true, "good".to_owned()), (false, String::new())]);
+
+    gateway.state().push_answer.unchanged = true;
+    let ran = person.run(&["policy", "push", &dir]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("In force already") && ran.stdout.contains("nothing was changed"), "{ran:?}");
 }

@@ -20,6 +20,9 @@ pub struct JoinResponse {
     /// The gateway's X.509 CA, PEM: the only trust anchor the sensor uses from now on.
     #[prost(string, tag = "3")]
     pub ca_pem: ::prost::alloc::string::String,
+    /// What the gateway's orders of policy are signed with, verifier key in signed-note form.
+    #[prost(string, tag = "4")]
+    pub policy_key: ::prost::alloc::string::String,
 }
 /// What a sensor says about its computer. Informative: no decision rests on it alone.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -348,6 +351,9 @@ pub struct RenewResponse {
     pub certificate_pem: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub ca_pem: ::prost::alloc::string::String,
+    /// as in JoinResponse
+    #[prost(string, tag = "3")]
+    pub policy_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SensorReport {
@@ -381,6 +387,14 @@ pub struct Hello {
     /// What the sensor enforces now; empty before the first bundle.
     #[prost(string, tag = "3")]
     pub policy_version: ::prost::alloc::string::String,
+    /// The order that brought it.
+    #[prost(uint64, tag = "4")]
+    pub policy_serial: u64,
+    /// The canary's version that some sessions here are judged by; empty: none.
+    #[prost(string, tag = "5")]
+    pub canary_version: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub canary_serial: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiveChannel {
@@ -393,10 +407,22 @@ pub struct LiveChannel {
 pub struct PolicyStatus {
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
-    /// Empty: enforced now, in every running session. Otherwise why not, and the previous version
-    /// stays in force.
+    /// Empty: enforced now, in every running session that it is for. Otherwise why not, and the
+    /// previous version stays in force.
     #[prost(string, tag = "2")]
     pub error: ::prost::alloc::string::String,
+    /// The order that this answers.
+    #[prost(uint64, tag = "3")]
+    pub serial: u64,
+    /// What is in force after it, as in Hello.
+    #[prost(string, tag = "4")]
+    pub policy_version: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub policy_serial: u64,
+    #[prost(string, tag = "6")]
+    pub canary_version: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "7")]
+    pub canary_serial: u64,
 }
 /// The sensor would not start a channel: nothing of it ran.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -449,8 +475,18 @@ pub struct PolicyBundle {
     #[prost(string, tag = "2")]
     pub commit: ::prost::alloc::string::String,
     /// canonical form, `sallyport_policy::Bundle::to_archive`
-    #[prost(bytes = "vec", tag = "3")]
-    pub archive: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub archive: ::prost::bytes::Bytes,
+    /// as in `statement`
+    #[prost(uint64, tag = "4")]
+    pub serial: u64,
+    /// `sallyport_evidence::order::PolicyOrder`, signed by the gateway's key for orders: version, serial,
+    /// time, and for whom. The sensor believes nothing else about the bundle.
+    #[prost(string, tag = "5")]
+    pub statement: ::prost::alloc::string::String,
+    /// What the authors signed, as it came with the push (`sallyport_evidence::statement`).
+    #[prost(string, repeated, tag = "6")]
+    pub signatures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Who acts. The gateway proved it; the sensor believes the gateway.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1352,6 +1388,9 @@ pub struct Target {
     /// ready to paste
     #[prost(string, tag = "7")]
     pub ssh_command: ::prost::alloc::string::String,
+    /// not empty: it enforces something else than it should, and why
+    #[prost(string, tag = "8")]
+    pub policy_trouble: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PushPolicyRequest {
@@ -1363,6 +1402,9 @@ pub struct PushPolicyRequest {
     pub author: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// Not empty: only if this version (or one that begins so) is in force.
+    #[prost(string, tag = "5")]
+    pub expect_version: ::prost::alloc::string::String,
     /// Signed notes of the authors, `sallyport_evidence::statement`.
     #[prost(string, repeated, tag = "6")]
     pub signatures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -1381,16 +1423,60 @@ pub struct PushPolicyResponse {
     /// not 0: nothing is in force yet; another person must approve it until then
     #[prost(int64, tag = "7")]
     pub waits_until_ms: i64,
+    /// of this change
+    #[prost(uint64, tag = "5")]
+    pub serial: u64,
+    /// it was in force already: nothing was done
+    #[prost(bool, tag = "6")]
+    pub unchanged: bool,
 }
-/// What each connected sensor answered within two seconds of the push.
+/// What a sensor enforces. In the answer to a push: what each connected one answered within two seconds of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SensorPolicy {
     #[prost(string, tag = "1")]
     pub host: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
+    /// why it does not enforce what it should
     #[prost(string, tag = "3")]
     pub error: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub serial: u64,
+    #[prost(string, tag = "5")]
+    pub canary_version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "6")]
+    pub connected: bool,
+    /// not empty: how what it enforces differs from what it should
+    #[prost(string, tag = "7")]
+    pub drift: ::prost::alloc::string::String,
+}
+/// One change of policy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyVersion {
+    /// counts changes
+    #[prost(uint64, tag = "1")]
+    pub serial: u64,
+    /// hex SHA-256 of the bundle's canonical form
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Git commit, or empty
+    #[prost(string, tag = "3")]
+    pub commit: ::prost::alloc::string::String,
+    /// who wrote it, as Git says
+    #[prost(string, tag = "4")]
+    pub author: ::prost::alloc::string::String,
+    /// who changed it, as proved
+    #[prost(string, tag = "5")]
+    pub pushed_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(int64, tag = "7")]
+    pub pushed_at_ms: i64,
+    /// "start", "push", "rollback", "canary", "promotion", "abort"
+    #[prost(string, tag = "8")]
+    pub how: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "9")]
+    pub signatures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CurrentPolicyRequest {
@@ -1409,6 +1495,108 @@ pub struct CurrentPolicyResponse {
     pub pushed_at_ms: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub archive: ::prost::alloc::vec::Vec<u8>,
+    /// the newest that brought this version
+    #[prost(message, optional, tag = "6")]
+    pub change: ::core::option::Option<PolicyVersion>,
+    #[prost(bool, tag = "7")]
+    pub in_force: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPoliciesRequest {
+    #[prost(uint32, tag = "1")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPoliciesResponse {
+    /// newest first
+    #[prost(message, repeated, tag = "1")]
+    pub versions: ::prost::alloc::vec::Vec<PolicyVersion>,
+    /// 0: none
+    #[prost(uint64, tag = "2")]
+    pub serial_in_force: u64,
+    /// the one that runs, or else the newest
+    #[prost(message, optional, tag = "3")]
+    pub canary: ::core::option::Option<Canary>,
+    /// every host that ever joined
+    #[prost(message, repeated, tag = "4")]
+    pub sensors: ::prost::alloc::vec::Vec<SensorPolicy>,
+}
+/// a version that is in force on some hosts, or for some sessions
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Canary {
+    #[prost(uint64, tag = "1")]
+    pub serial: u64,
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// empty: all
+    #[prost(string, repeated, tag = "3")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of a thousand sessions there
+    #[prost(uint32, tag = "4")]
+    pub share: u32,
+    #[prost(int64, tag = "5")]
+    pub started_at_ms: i64,
+    /// when it is promoted unless too much was denied
+    #[prost(int64, tag = "6")]
+    pub until_ms: i64,
+    /// more abort it; the largest number: no bound
+    #[prost(uint64, tag = "7")]
+    pub max_denials: u64,
+    /// of a thousand decisions; 0: no bound
+    #[prost(uint32, tag = "8")]
+    pub max_denial_ratio: u32,
+    #[prost(uint64, tag = "9")]
+    pub denials: u64,
+    #[prost(uint64, tag = "10")]
+    pub decisions: u64,
+    /// "running", "promoted", "aborted"
+    #[prost(string, tag = "11")]
+    pub state: ::prost::alloc::string::String,
+    /// of its end
+    #[prost(string, tag = "12")]
+    pub why: ::prost::alloc::string::String,
+    /// 0: it runs
+    #[prost(int64, tag = "13")]
+    pub ended_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollBackPolicyRequest {
+    /// or its first digits; empty: the one before
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// as in PushPolicyRequest
+    #[prost(string, tag = "3")]
+    pub expect_version: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartCanaryRequest {
+    #[prost(message, optional, tag = "1")]
+    pub push: ::core::option::Option<PushPolicyRequest>,
+    /// hosts and host groups of the candidate; empty: all
+    #[prost(string, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of a thousand sessions there; 0: all
+    #[prost(uint32, tag = "3")]
+    pub share: u32,
+    /// how long; 0: 15 minutes
+    #[prost(uint32, tag = "4")]
+    pub seconds: u32,
+    /// neither this nor the ratio: 10
+    #[prost(uint64, optional, tag = "5")]
+    pub max_denials: ::core::option::Option<u64>,
+    /// of a thousand decisions; 0: no bound
+    #[prost(uint32, tag = "6")]
+    pub max_denial_ratio: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndCanaryRequest {
+    /// otherwise: abort
+    #[prost(bool, tag = "1")]
+    pub promote: bool,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// Pushes that wait for another person's approval.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1903,6 +2091,102 @@ pub mod console_client {
                 .insert(GrpcMethod::new("sallyport.v1.Console", "SettleProposal"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn list_policies(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPoliciesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sallyport.v1.Console/ListPolicies",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sallyport.v1.Console", "ListPolicies"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn roll_back_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollBackPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sallyport.v1.Console/RollBackPolicy",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sallyport.v1.Console", "RollBackPolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn start_canary(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartCanaryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sallyport.v1.Console/StartCanary",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sallyport.v1.Console", "StartCanary"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn end_canary(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndCanaryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sallyport.v1.Console/EndCanary",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sallyport.v1.Console", "EndCanary"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,
@@ -2157,6 +2441,34 @@ pub mod console_server {
         async fn settle_proposal(
             &self,
             request: tonic::Request<super::SettleProposalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        >;
+        async fn list_policies(
+            &self,
+            request: tonic::Request<super::ListPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPoliciesResponse>,
+            tonic::Status,
+        >;
+        async fn roll_back_policy(
+            &self,
+            request: tonic::Request<super::RollBackPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        >;
+        async fn start_canary(
+            &self,
+            request: tonic::Request<super::StartCanaryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushPolicyResponse>,
+            tonic::Status,
+        >;
+        async fn end_canary(
+            &self,
+            request: tonic::Request<super::EndCanaryRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PushPolicyResponse>,
             tonic::Status,
@@ -2687,6 +2999,184 @@ pub mod console_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SettleProposalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sallyport.v1.Console/ListPolicies" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPoliciesSvc<T: Console>(pub Arc<T>);
+                    impl<
+                        T: Console,
+                    > tonic::server::UnaryService<super::ListPoliciesRequest>
+                    for ListPoliciesSvc<T> {
+                        type Response = super::ListPoliciesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPoliciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Console>::list_policies(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPoliciesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sallyport.v1.Console/RollBackPolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollBackPolicySvc<T: Console>(pub Arc<T>);
+                    impl<
+                        T: Console,
+                    > tonic::server::UnaryService<super::RollBackPolicyRequest>
+                    for RollBackPolicySvc<T> {
+                        type Response = super::PushPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollBackPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Console>::roll_back_policy(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollBackPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sallyport.v1.Console/StartCanary" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartCanarySvc<T: Console>(pub Arc<T>);
+                    impl<
+                        T: Console,
+                    > tonic::server::UnaryService<super::StartCanaryRequest>
+                    for StartCanarySvc<T> {
+                        type Response = super::PushPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartCanaryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Console>::start_canary(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartCanarySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sallyport.v1.Console/EndCanary" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndCanarySvc<T: Console>(pub Arc<T>);
+                    impl<T: Console> tonic::server::UnaryService<super::EndCanaryRequest>
+                    for EndCanarySvc<T> {
+                        type Response = super::PushPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndCanaryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Console>::end_canary(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndCanarySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -8,7 +8,15 @@ use std::time::SystemTime;
 fn session() -> Arc<LiveSession> {
     let expires = SystemTime::now() + Duration::from_secs(60);
     let client = ([127, 0, 0, 1], 1).into();
-    Arc::new(LiveSession::new(Identity::default(), "web-1", "root", client, expires, "p"))
+    Arc::new(LiveSession::new(
+        LiveSession::new_id(),
+        Identity::default(),
+        "web-1",
+        "root",
+        client,
+        expires,
+        "p",
+    ))
 }
 
 fn header() -> Header {

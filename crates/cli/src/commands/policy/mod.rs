@@ -9,6 +9,7 @@ mod show;
 mod sign;
 mod source;
 mod test;
+mod versions;
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use sallyport_policy::{Bundle, Diagnostics, Policy, Sample};
 use serde_json::json;
 
 use crate::{
-    args::{Archive, Bundle as BundleArgs, Policy as Command},
+    args::{Archive, Bundle as BundleArgs, Canary, Policy as Command, Show},
     failure::Failure,
     gateway::Context,
     out::Look,
@@ -41,7 +42,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Diff(args) => diff::diff(context, args).await,
         Command::Explain(args) => explain::explain(context, *args).await,
         Command::Push(args) => push::push(context, &args).await,
-        Command::Show { version, extract } => {
+        Command::Canary(Canary { end: Some(end), .. }) => versions::end(context, &end).await,
+        Command::Canary(Canary { start, .. }) => versions::start(context, &start).await,
+        Command::List(args) => versions::list(context, &args).await,
+        Command::Rollback(args) => versions::roll_back(context, &args).await,
+        Command::Show(Show { version, extract }) => {
             show::show(context, version.unwrap_or_default(), extract.as_deref()).await
         }
         Command::Version(BundleArgs { dir }) => version(context, &dir),

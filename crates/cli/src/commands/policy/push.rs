@@ -1,11 +1,14 @@
-//! `policy push`: puts a bundle in force everywhere.
+//! `policy push`: puts a bundle in force everywhere. What comes before and after it is the same for `policy canary`.
 
-use sallyport_contract::v1::{PushPolicyRequest, PushPolicyResponse};
+use std::path::Path;
+
+use sallyport_contract::v1::{PushPolicyRequest, PushPolicyResponse, SensorPolicy};
 use serde_json::json;
+use tonic::{Response, Status};
 
 use super::{load, sign::brought, test::print_tests, try_out};
 use crate::{
-    args::Push,
+    args::{Bring, Push},
     clock,
     failure::Failure,
     gateway::Context,
@@ -15,8 +18,22 @@ use crate::{
 };
 
 pub(super) async fn push(context: &Context, args: &Push) -> Result<(), Failure> {
+    let mut request = prepare(context, &args.dir, args.message.as_deref(), &args.bring)?;
+    request.expect_version = args.expect.clone().unwrap_or_default();
+    let mut console = context.console_to_push(&args.bring).await?;
+    let answer = console.push_policy(request).await;
+    finish(context, "pushing the policy", answer)
+}
+
+/// Checks and tests a bundle, and says where it comes from.
+pub(super) fn prepare(
+    context: &Context,
+    dir: &Path,
+    message: Option<&str>,
+    bring: &Bring,
+) -> Result<PushPolicyRequest, Failure> {
     // What the gateway would refuse is told here, with places, before anything is sent.
-    let (bundle, policy) = load(context, &args.dir)?;
+    let (bundle, policy) = load(context, dir)?;
     try_out(context, &bundle, &policy)?;
     let tests = policy.run_tests(&bundle);
     if !tests.passed() {
@@ -27,24 +44,27 @@ pub(super) async fn push(context: &Context, args: &Push) -> Result<(), Failure> 
         return Err(Failure::failed("the bundle's test cases fail, so nothing was pushed")
             .next("correct the rules or the cases; `sallyport policy test` runs them"));
     }
-    let origin = git::origin(&args.dir);
+    let origin = git::origin(dir);
     if origin.is_dirty {
         eprintln!("sallyport: the folder differs from its Git commit; the version is marked `-dirty`");
     }
-    let request = PushPolicyRequest {
+    Ok(PushPolicyRequest {
         archive: bundle.to_archive(),
-        signatures: brought(&args.dir, &args.bring.signature)?,
+        signatures: brought(dir, &bring.signature)?,
         commit: origin.commit,
         author: origin.author,
-        message: args.message.clone().unwrap_or(origin.subject),
-    };
-    let mut console = context.console_to_push(&args.bring).await?;
-    let answer = console
-        .push_policy(request)
-        .await
-        .map_err(|status| Failure::from_status("pushing the policy", &status))?
-        .into_inner();
-    told(context, &answer)
+        message: message.map_or(origin.subject, str::to_owned),
+        ..PushPolicyRequest::default()
+    })
+}
+
+/// Tells what a change of policy led to.
+pub(super) fn finish(
+    context: &Context,
+    doing: &str,
+    answer: Result<Response<PushPolicyResponse>, Status>,
+) -> Result<(), Failure> {
+    told(context, &answer.map_err(|status| Failure::from_status(doing, &status))?.into_inner())
 }
 
 /// Says what a push, or an approval, led to.
@@ -62,11 +82,19 @@ fn document(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failur
     let sensors: Vec<serde_json::Value> = answer
         .sensors
         .iter()
-        .map(|sensor| json!({ "host": sensor.host, "version": sensor.version, "error": sensor.error }))
+        .map(|sensor| {
+            let SensorPolicy { host, version, error, serial, canary_version, drift, .. } = sensor;
+            json!({
+                "host": host, "version": version, "error": error, "serial": serial,
+                "canary_version": canary_version, "drift": drift,
+            })
+        })
         .collect();
     context.out.json(&json!({
         "accepted": answer.problems.is_empty(),
         "version": answer.version,
+        "serial": answer.serial,
+        "unchanged": answer.unchanged,
         "previous_version": answer.previous_version,
         "problems": answer.problems,
         "sensors": sensors,
@@ -94,23 +122,28 @@ fn report(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure>
         ))?;
         return Ok(());
     }
-    let same = answer.version == answer.previous_version;
-    out.line(format!("{}: {}", out.look(Look::Green, "In force"), safe(&answer.version, 64)))?;
-    if same {
-        out.line("  it was in force already")?;
-    } else if !answer.previous_version.is_empty() {
+    let (version, serial) = (safe(&answer.version, 64), answer.serial);
+    if answer.unchanged {
+        out.line(format!("{}: {version} (serial {serial})", out.look(Look::Green, "In force already")))?;
+        out.line("  nothing was changed")?;
+        return Ok(());
+    }
+    out.line(format!("{}: {version} (serial {serial})", out.look(Look::Green, "In force")))?;
+    if !answer.previous_version.is_empty() {
         out.line(format!("  before:  {}", safe(&answer.previous_version, 64)))?;
     }
     if answer.sensors.is_empty() {
-        out.line("  no sensor is connected; each takes the version when it connects")?;
+        out.line("  no sensor that it is for is connected; each takes the version when it connects")?;
     }
     for sensor in &answer.sensors {
         let host = safe(&sensor.host, 80);
         if !sensor.error.is_empty() {
             let why = safe(&sensor.error, 300);
             out.line(format!("  {}", out.look(Look::Red, &format!("{host}: NOT in force: {why}"))))?;
-        } else if sensor.version == answer.version {
+        } else if sensor.version == answer.version && sensor.canary_version.is_empty() {
             out.line(format!("  {host}: in force, in running sessions too"))?;
+        } else if sensor.canary_version == answer.version {
+            out.line(format!("  {host}: in force as a canary"))?;
         } else {
             let has = if sensor.version.is_empty() { "none".to_owned() } else { safe(&sensor.version, 12) };
             out.line(format!(

@@ -25,6 +25,7 @@ pub(super) async fn show(context: &Context, version: String, extract: Option<&Pa
     if let Some(dir) = extract {
         write_files(&bundle, dir)?;
     }
+    let change = policy.change.unwrap_or_default();
     let out = context.out;
     if out.json {
         let files: Vec<&str> = bundle.paths().collect();
@@ -33,6 +34,12 @@ pub(super) async fn show(context: &Context, version: String, extract: Option<&Pa
             "commit": policy.commit,
             "author": policy.author,
             "pushed_at_ms": policy.pushed_at_ms,
+            "in_force": policy.in_force,
+            "serial": change.serial,
+            "how": change.how,
+            "pushed_by": change.pushed_by,
+            "message": change.message,
+            "signatures": change.signatures,
             "files": files,
         }))?;
         return Ok(());
@@ -41,7 +48,14 @@ pub(super) async fn show(context: &Context, version: String, extract: Option<&Pa
     out.line(format!("version: {}", policy.version))?;
     out.line(format!("commit:  {}", or_none(&policy.commit)))?;
     out.line(format!("author:  {}", or_none(&policy.author)))?;
-    out.line(format!("pushed:  {}", clock::minute_ms(policy.pushed_at_ms)))?;
+    let now = if policy.in_force { "in force now; " } else { "" };
+    let came =
+        format!("{now}serial {}, {} by {}", change.serial, or_none(&change.how), or_none(&change.pushed_by));
+    out.line(format!("changed: {} ({came})", clock::minute_ms(policy.pushed_at_ms)))?;
+    out.line(format!("why:     {}", or_none(&change.message)))?;
+    if !change.signatures.is_empty() {
+        out.line(format!("signed:  {} signatures of authors", change.signatures.len()))?;
+    }
     match extract {
         Some(dir) => out.line(format!("Wrote {} files into {}.", bundle.paths().count(), dir.display()))?,
         None => {
