@@ -2,7 +2,7 @@
 
 use super::{Caller, Came, Changes, Note, Proposal, Refused, RefusedKind, table};
 use crate::authorize::{Change, GatewayAction};
-use crate::policy::{PushNote, Pushed, short};
+use crate::policy::{MAX_ARCHIVE, PushNote, Pushed, short};
 use crate::state::policies::{self, Stored};
 use sallyport_policy::{Bundle, Policy};
 
@@ -95,6 +95,10 @@ impl Changes {
     ) -> Result<Result<Admitted, Pushed>, Refused> {
         let cut = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
         let Push { archive, commit, author, message, signatures, expect } = push;
+        if archive.len() > MAX_ARCHIVE {
+            let problem = format!("the bundle has {} bytes, the most is {MAX_ARCHIVE}", archive.len());
+            return self.problems(caller, vec![problem]).await.map(Err);
+        }
         let bundle = match Bundle::from_archive(&archive) {
             Ok(bundle) => bundle,
             Err(err) => return self.problems(caller, vec![crate::chain(&err)]).await.map(Err),

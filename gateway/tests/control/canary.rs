@@ -272,5 +272,5 @@ async fn plans_that_make_no_sense_are_refused_with_what_to_do() {
     let listed = list(&fleet.rig).await;
     assert!(listed.canary.is_none() && listed.versions.len() == 1, "{listed:?}");
     let recorded = on_record(&fleet.rig).await;
-    assert_eq!(recorded.iter().filter(|(outcome, _)| *outcome == Outcome::Blocked).count(), 6);
+    assert_eq!(recorded.iter().filter(|(outcome, _)| *outcome == Outcome::Blocked).count(), 7);
 }

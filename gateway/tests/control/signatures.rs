@@ -185,7 +185,11 @@ async fn what_one_proposes_another_must_approve() {
     assert_eq!(gone.code(), Code::NotFound);
     let actions: Vec<String> =
         policy_records(&rig).await.iter().map(|r| r.decision.clone().unwrap().action).collect();
-    assert_eq!(actions[0], "propose_policy");
+    assert_eq!(
+        actions[..2],
+        ["push_policy", "propose_policy"],
+        "the first is the bundle of the configuration"
+    );
     assert!(actions.contains(&"approve_policy".to_owned()), "{actions:?}");
 }
 
