@@ -38,6 +38,8 @@ enum What {
     Beside,
     /// Hooks, process starts and SSH beside plain OpenSSH
     Product,
+    /// `sallyport policy backtest` over a million stored records. Exit status 3: measured, and the target is missed
+    Backtest,
 }
 
 impl What {
@@ -46,6 +48,7 @@ impl What {
             Self::Kernel => "Decisions in the kernel",
             Self::Beside => "Beside auditd and bpftrace",
             Self::Product => "SSH and process starts beside plain OpenSSH",
+            Self::Backtest => "Backtest of a million records",
         }
     }
 }
@@ -63,13 +66,18 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     if wanted(What::Kernel) {
         ebpf::ensure_toolchain(&places::root())?;
         ebpf::build(&places::root(), true)?;
-        let program = kernel_program(arguments.quick)?;
+        let program = bench_program("kernel", arguments.quick)?;
         let mut figures = String::new();
         missed = kernel(arguments, &program, &mut figures)?;
         if let Some(series) = &arguments.lsm {
             figures += &lsm(&program, series)?;
         }
         sections.insert(What::Kernel.title(), figures);
+    }
+    if wanted(What::Backtest) {
+        let mut figures = String::new();
+        missed |= backtest(arguments, &mut figures)?;
+        sections.insert(What::Backtest.title(), figures);
     }
     if wanted(What::Beside) || wanted(What::Product) {
         let release = build::BuildArguments { release: true, ..build::BuildArguments::default() };
@@ -107,20 +115,20 @@ impl std::fmt::Display for Missed {
 
 impl std::error::Error for Missed {}
 
-/// Builds the benchmark of the kernel programs, and says where it is.
-fn kernel_program(quick: bool) -> Result<PathBuf> {
+/// Builds one of the benchmarks, and says where it is.
+fn bench_program(name: &str, quick: bool) -> Result<PathBuf> {
     let mut build = run::cargo();
     // The selection of all other builds, so that nothing is compiled twice with other features.
-    build.args(["bench", "--locked", "--workspace", "--bench", "kernel", "--no-run"]);
+    build.args(["bench", "--locked", "--workspace", "--bench", name, "--no-run"]);
     if quick {
         build.args(["--profile", "dev"]);
     }
-    run::loud("build the benchmark of the kernel programs", &mut build)?;
+    run::loud(&format!("build the benchmark `{name}`"), &mut build)?;
     let listed = run::output(build.args(["--message-format", "json"]))?;
     listed
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "kernel" && message["target"]["kind"][0] == "bench")
+        .filter(|message| message["target"]["name"] == name && message["target"]["kind"][0] == "bench")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo does not say where the benchmark is")
 }
@@ -141,6 +149,33 @@ fn kernel(arguments: &BenchArguments, program: &Path, figures: &mut String) -> R
         _ => bail!("the benchmark failed ({status})"),
     };
     *figures = std::fs::read_to_string(file.path())?;
+    Ok(missed)
+}
+
+/// True if the target is missed.
+fn backtest(arguments: &BenchArguments, figures: &mut String) -> Result<bool> {
+    let release = build::BuildArguments { release: true, ..build::BuildArguments::default() };
+    let programs = if arguments.quick { places::programs(false) } else { build::run(&release)? };
+    let program = bench_program("backtest", arguments.quick)?;
+    let file = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new(program);
+    command.arg("--program").arg(programs.join("sallyport"));
+    command.arg("--policy").arg(places::root().join("policies/demo"));
+    command.arg("--markdown").arg(file.path());
+    if arguments.json {
+        command.arg("--json");
+    }
+    run::say("measure the backtest");
+    let status = command.status().context("start the benchmark")?;
+    let missed = match status.code() {
+        Some(0) => false,
+        Some(3) => true,
+        _ => bail!("the benchmark failed ({status})"),
+    };
+    *figures = std::fs::read_to_string(file.path())?;
+    if arguments.quick {
+        *figures = format!("An unoptimised build.\n\n{figures}");
+    }
     Ok(missed)
 }
 

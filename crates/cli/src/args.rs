@@ -11,7 +11,7 @@ mod meaning;
 mod policy;
 
 pub use change::{Archive, Bring, Keygen, Settle, Sign, Verify as VerifyPolicy};
-pub use meaning::{Diff, Evidence, Explain, PersonKind, Who};
+pub use meaning::{Backtest, Diff, Evidence, Explain, Learn, PersonKind, Who};
 pub use policy::{Bundle, Canary, EndCanary, List, Policy, Push, Rollback, Show, StartCanary};
 
 const EXIT_CODES: &str = "\

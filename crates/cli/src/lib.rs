@@ -17,6 +17,7 @@ pub mod oidc;
 pub mod out;
 pub mod profile;
 pub mod record_line;
+pub mod recorded;
 pub mod replay;
 pub mod ssh;
 pub mod text;

@@ -8,7 +8,7 @@
 
 mod net;
 mod people;
-mod product;
+pub(crate) mod product;
 mod sessions;
 mod tables;
 

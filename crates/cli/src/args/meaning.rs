@@ -160,3 +160,62 @@ pub struct Evidence {
     #[arg(long = "session", value_name = "ID")]
     pub sessions: Vec<String>,
 }
+
+const BACKTEST_HELP: &str = "\
+Each decision on the record is made again under the bundle. What the record lacks is never guessed: such decisions are counted
+with the reason. Reading other people's records needs `read_evidence`; with --state-dir it happens without the gateway.
+
+Exit codes: 0 done (with --exit-code: and nothing is newly blocked or allowed), 1 with --exit-code: something is.";
+
+/// `policy backtest`.
+#[derive(Debug, Args)]
+#[command(after_help = BACKTEST_HELP)]
+pub struct Backtest {
+    /// The candidate bundle's folder, a version of the gateway's, or REF:PATH
+    #[arg(default_value = ".", value_name = "POLICY", value_hint = ValueHint::DirPath)]
+    pub policy: String,
+    /// Which records
+    #[command(flatten)]
+    pub evidence: Evidence,
+    /// Exit with 1 if anything is newly blocked or newly allowed
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Most lines per kind of change
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub lines: usize,
+}
+
+const LEARN_HELP: &str = "\
+The proposal permits what went ahead, and what would have been denied by default in sessions that are only watched. What a
+rule forbade is in comments. Conditions on arguments and on calling programs are for you to add. Put it into a bundle, review
+it, and run `sallyport policy check` and `sallyport policy backtest`.";
+
+/// `policy learn`.
+#[derive(Debug, Args)]
+#[command(after_help = LEARN_HELP)]
+pub struct Learn {
+    /// The folder of the bundle that the rules are for: its ids and hosts count
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// Which records: name at least a person or a session
+    #[command(flatten)]
+    pub evidence: Evidence,
+    /// Write the rules into this new file instead of printing them
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+    /// For the members of this group instead of the people who were seen
+    #[arg(long, value_name = "NAME")]
+    pub for_group: Option<String>,
+    /// For every host instead of those where it was seen
+    #[arg(long)]
+    pub any_host: bool,
+    /// Propose what was denied because no rule permits it, too
+    #[arg(long)]
+    pub include_denied: bool,
+    /// So many files of one folder become a pattern
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(2..))]
+    pub folder_at: u16,
+    /// Ids of rules begin so
+    #[arg(long, value_name = "TEXT", default_value = "learned")]
+    pub id_prefix: String,
+}

@@ -26,10 +26,14 @@ pub enum Policy {
     Reject(Settle),
     /// Run a bundle's test cases
     Test(Bundle),
+    /// Make the decisions on the record again under a bundle, and tell what would have been different
+    Backtest(super::Backtest),
     /// Compare two policies by what they mean, with an example of each difference
     Diff(super::Diff),
     /// May this person do this there? Why (not), and what would change it
     Explain(Box<super::Explain>),
+    /// Propose the least policy that permits what sessions did
+    Learn(super::Learn),
     /// Check and test a bundle, then put it in force everywhere
     Push(Push),
     /// Try a bundle on some hosts or in some sessions first; promote it or take it back

@@ -121,7 +121,11 @@ fn json_line(out: Out, entry: &LogEntry) -> Result<(), Failure> {
     Ok(())
 }
 
-fn parse_since(text: &str) -> Result<u64, Failure> {
+/// Nanoseconds since the Unix epoch of a moment in words.
+///
+/// # Errors
+/// It is no moment.
+pub fn parse_since(text: &str) -> Result<u64, Failure> {
     let moment = clock::parse_since(text, SystemTime::now()).map_err(|_| {
         Failure::usage(format!("`{}` is no moment", crate::text::safe(text, 60)))
             .next("write how long ago (`2h`), a date (`2026-11-22`) or a time (`2026-11-22T13:00:00Z`)")

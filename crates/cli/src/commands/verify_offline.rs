@@ -43,7 +43,8 @@ pub fn run(context: &Context, args: &Verify, dir: &Path) -> Result<(), Failure> 
     verify::say(context, &report, &key, history)
 }
 
-fn find(dir: &Path) -> Option<PathBuf> {
+/// The log's file in a state folder.
+pub(super) fn find(dir: &Path) -> Option<PathBuf> {
     let direct = dir.join(FILE);
     if direct.is_file() {
         return Some(direct);
@@ -53,7 +54,7 @@ fn find(dir: &Path) -> Option<PathBuf> {
 }
 
 /// Reads nothing but; a copy must not change because somebody checked it.
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 

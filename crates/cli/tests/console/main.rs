@@ -5,6 +5,7 @@ mod gateway;
 mod issuer;
 mod person;
 
+mod backtest;
 mod login;
 mod meaning;
 mod policy;

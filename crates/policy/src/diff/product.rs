@@ -9,17 +9,17 @@ use sallyport_sensor_abi::policy::{
 use crate::kernel::KernelPolicy;
 
 /// The classes of one value under both policies.
-pub(super) type Pair = (u32, u32);
+pub(crate) type Pair = (u32, u32);
 
 /// An automaton in an arena; or one class for every text.
-pub(super) enum Side<'a> {
+pub(crate) enum Side<'a> {
     Constant,
     Automaton { policy: &'a KernelPolicy, start: u32, symbols: [u8; 256], eoi: u32 },
 }
 
 impl<'a> Side<'a> {
     /// Over paths.
-    pub(super) fn paths(policy: &'a KernelPolicy, automaton: &Automaton) -> Self {
+    pub(crate) fn paths(policy: &'a KernelPolicy, automaton: &Automaton) -> Self {
         if automaton.classes <= 1 {
             return Self::Constant;
         }
@@ -32,7 +32,7 @@ impl<'a> Side<'a> {
     }
 
     /// Over the arguments that a word still asks for.
-    pub(super) fn args(policy: &'a KernelPolicy, word: Word) -> Self {
+    pub(crate) fn args(policy: &'a KernelPolicy, word: Word) -> Self {
         if word & NEEDS_ARGS == 0 {
             return Self::Constant;
         }
@@ -77,19 +77,19 @@ impl<'a> Side<'a> {
     }
 
     /// The class of a text.
-    pub(super) fn class_of(&self, text: &[u8]) -> u32 {
+    pub(crate) fn class_of(&self, text: &[u8]) -> u32 {
         self.class(text.iter().fold(self.start(), |state, byte| self.next(state, *byte)))
     }
 }
 
 /// Where an argument row lies in the arena.
-pub(super) fn row(policy: &KernelPolicy, word: Word) -> u32 {
+pub(crate) fn row(policy: &KernelPolicy, word: Word) -> u32 {
     policy.header.args_rows + (word & INDEX_MASK) * sallyport_sensor_abi::policy::ARGS_ROW_WORDS
 }
 
 /// Which texts are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// Absolute paths without control characters.
     Path,
     /// Names of abstract sockets.
@@ -186,7 +186,7 @@ fn alphabet(a: &Side<'_>, b: &Side<'_>) -> Vec<u8> {
 }
 
 /// For each pair of classes a shortest text of this shape that continues `begin`. `begin` is part of the text.
-pub(super) fn reached(a: &Side<'_>, b: &Side<'_>, shape: Shape, begin: &[u8]) -> HashMap<Pair, Vec<u8>> {
+pub(crate) fn reached(a: &Side<'_>, b: &Side<'_>, shape: Shape, begin: &[u8]) -> HashMap<Pair, Vec<u8>> {
     let alphabet = alphabet(a, b);
     let run = |side: &Side<'_>| begin.iter().fold(side.start(), |state, byte| side.next(state, *byte));
     let start = (run(a), run(b), 0u8, 0u8);

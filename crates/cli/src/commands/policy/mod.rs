@@ -1,8 +1,11 @@
 //! `policy …`: write, check, test, push and show bundles. One file each.
 
+mod backtest;
 mod check;
 mod diff;
+mod evidence;
 mod explain;
+mod learn;
 mod proposals;
 mod push;
 mod show;
@@ -39,6 +42,8 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Reject(args) => proposals::reject(context, args).await,
         Command::Sign(args) => sign::sign(context, &args),
         Command::Verify(args) => sign::verify(context, &args),
+        Command::Backtest(args) => backtest::backtest(context, args).await,
+        Command::Learn(args) => learn::learn(context, args).await,
         Command::Diff(args) => diff::diff(context, args).await,
         Command::Explain(args) => explain::explain(context, *args).await,
         Command::Push(args) => push::push(context, &args).await,
