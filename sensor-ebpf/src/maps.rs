@@ -11,7 +11,9 @@ use sallyport_sensor_abi::{
     names::{Inode, MAX_NAMES, NAMED_WORDS, Name},
     policy::PolicyHeader,
     question::{BATCH, Question},
-    session::{Host, MAX_ACCOUNTS, MAX_GUARDED, Session, TAGGED_WORDS, Tag, Unbrokered},
+    session::{
+        Ended, Host, MAX_ACCOUNTS, MAX_ENDED, MAX_GUARDED, Session, TAGGED_WORDS, Tag, Unbrokered,
+    },
 };
 
 use crate::{atomic::add64, scratch::Scratch};
@@ -60,6 +62,9 @@ pub(crate) static UNBROKERED: HashMap<u32, Unbrokered> = HashMap::with_max_entri
 /// Processes that no tagged process may touch, with their start times.
 #[map]
 pub(crate) static GUARDED: HashMap<u32, u64> = HashMap::with_max_entries(MAX_GUARDED, 0);
+/// Tagged processes that ended and that nobody has waited for yet, by the address of their first thread.
+#[map]
+pub(crate) static ENDED: HashMap<u64, Ended> = HashMap::with_max_entries(MAX_ENDED, 0);
 /// Questions of tests; see [`sallyport_sensor_abi::question`]. The loader leaves one entry where nobody asks.
 #[map]
 pub(crate) static QUESTIONS: Array<Question> = Array::with_max_entries(BATCH, MMAPABLE);

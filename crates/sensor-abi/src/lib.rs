@@ -14,7 +14,7 @@ pub mod question;
 pub mod session;
 
 /// Version of everything in this crate. A sensor adopts pinned maps only if theirs is equal.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Tagged processes on a host at most. The fork hook starts to kill forking tagged processes at
 /// [`TASKS_SOFT_LIMIT`], so that the map can never be full when a child must be tagged.

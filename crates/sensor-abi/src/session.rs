@@ -55,7 +55,8 @@ pub struct Session {
     pub policy: u32,
     /// [`SESSION_SEALED`] and the like.
     pub flags: u32,
-    /// Tagged processes alive now; counted by the fork and exit hooks.
+    /// Tagged processes that take a process number now: those alive, and those that ended and that nobody has waited for yet.
+    /// Counted by the hooks on fork, exit and free.
     pub tasks: u32,
     /// More than this many: the forking process is killed.
     pub task_limit: u32,
@@ -83,7 +84,7 @@ pub const RING_QUOTA: u64 = crate::RING_BYTES as u64 / 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Tagged processes alive now, of all sessions.
+    /// Tagged processes of all sessions, counted as [`Session::tasks`] is.
     pub tasks: u32,
     /// More than this many: the forking process is killed. Normally [`crate::TASKS_SOFT_LIMIT`].
     pub task_limit: u32,
@@ -94,9 +95,25 @@ pub struct Host {
     pub grace: u64,
     /// [`HOST_UNBROKERED`] and the like.
     pub flags: u32,
+    /// Entries of map `ENDED`. While it is 0 nobody looks there when the kernel frees a process.
+    pub ended: u32,
+}
+
+/// Value of map `ENDED`, keyed by the address of a process's first thread (`u64`): a tagged process that has ended and still
+/// takes a process number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// [`Session::number`].
+    pub session: u64,
+    /// Its slot.
+    pub slot: u32,
     /// Always zero.
     pub _pad: u32,
 }
+
+/// Entries of map `ENDED`. What does not fit is not counted any more once it has ended.
+pub const MAX_ENDED: u32 = 32_768;
 
 /// Log-ins outside of a gateway are tagged (map `UNBROKERED`).
 pub const HOST_UNBROKERED: u32 = 1;
@@ -140,3 +157,8 @@ unsafe impl aya::Pod for Tag {}
 // SAFETY: as above: three integers and a zeroed word.
 #[allow(unsafe_code, reason = "aya::Pod is an unsafe trait and the orphan rule puts the impl here")]
 unsafe impl aya::Pod for Unbrokered {}
+
+#[cfg(feature = "user")]
+// SAFETY: as above: two integers and a zeroed word.
+#[allow(unsafe_code, reason = "aya::Pod is an unsafe trait and the orphan rule puts the impl here")]
+unsafe impl aya::Pod for Ended {}

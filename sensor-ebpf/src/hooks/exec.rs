@@ -26,6 +26,26 @@ use crate::{
     unbrokered,
 };
 
+/// `sched_prepare_exec`: the last moment at which the program that starts another can be found.
+///
+/// Sees: every `execve` that is about to replace its process's memory. Needs: 6.10; attached in tracepoint mode only, since
+/// `bprm_check_security` is as early. Without it, a process whose policy was replaced while it ran, and that then starts a
+/// program in its own place, is killed under a policy that knows calling programs.
+///
+/// match-proto:v6.10:include/trace/events/sched.h:TP_PROTO(struct task_struct *task, struct linux_binprm *bprm)
+#[raw_tracepoint(tracepoint = "sched_prepare_exec")]
+pub fn sally_exec_prepare(ctx: RawTracePointContext) -> i32 {
+    // Before the first program of a session there is no caller.
+    if let Some(tag) = tag_of(ctx.tgid())
+        && tag.caller_generation != 0
+        && let Ok(judge) = judge::judge(&tag)
+    {
+        // Kept in the tag. What cannot be found is judged at `sched_process_exec`.
+        let _ = caller::class(&judge, &tag);
+    }
+    0
+}
+
 /// match-proto:v5.10:include/trace/events/sched.h:TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn sally_exec(ctx: RawTracePointContext) -> i32 {
@@ -116,7 +136,7 @@ fn of_script(bprm: Address, tag: &Tag) -> bool {
 }
 
 /// The class of the program that started this one. It is gone from memory, so its class must have been found before: in
-/// `bprm_check_security`, or when the process was forked. Before the first program of a session, or of a log-in that is
+/// `bprm_check_security` or `sched_prepare_exec`, or when the process was forked. Before the first program of a session, or of a log-in that is
 /// tagged right here, there was only what let the person in: no rule's caller.
 #[inline(always)]
 fn old_caller(judge: &Judge, tag: &Tag) -> Result<u32, u32> {

@@ -2,16 +2,25 @@
 //!
 //! Sees: every thread's end, after it left `signal->live`. Needs: 4.17. Until the leader is reaped its tgid cannot be
 //! used again, so a new process never finds an old tag. If the count cannot be read the tag stays: that costs room
-//! in the map, never a judgement.
+//! in the map, never a judgement, since whoever gets the number next in a session overwrites it.
+//!
+//! A process that has ended goes on counting for its session's limit until somebody has waited for it: it takes a process
+//! number until then, and a session that never waits must not use them up. `sched_process_free` counts it down.
 
-use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
-use sallyport_sensor_abi::event::{Exit, kind};
+use aya_ebpf::{
+    EbpfContext as _, bindings::BPF_NOEXIST, macros::raw_tracepoint, programs::RawTracePointContext,
+};
+use sallyport_sensor_abi::{
+    event::{Exit, kind},
+    session::{Ended, Tag},
+};
 
 use crate::{
     atomic::add32,
     event::Small,
+    fields::field,
     judge::{Verdict, session},
-    maps::{HOST, TASKS, tag_of, unmark},
+    maps::{ENDED, HOST, TASKS, tag_of, unmark},
     read::{self, Address, Unreadable, offset},
 };
 
@@ -28,13 +37,8 @@ pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     unmark(tgid);
-    if let Some(host) = HOST.get_ptr_mut(0) {
-        // SAFETY: an entry of an array map; the counter is only accessed atomically.
-        unsafe { add32(&raw mut (*host).tasks, u32::MAX) };
-    }
-    if let Some(session) = session(&tag) {
-        // SAFETY: as above.
-        unsafe { add32(&raw mut (*session).tasks, u32::MAX) };
+    if remember(task, &tag).is_err() {
+        count_down(&tag);
     }
     Small::new(kind::EXIT, &tag, Verdict::NONE, Exit { code, _pad: 0 }).send(&tag);
     0
@@ -51,4 +55,60 @@ fn last_thread(task: Address) -> Result<Option<u32>, Unreadable> {
         }
         Ok(Some(read::kernel(task + offset!(task_struct_exit_code))?))
     }
+}
+
+/// Keeps the process counted until it is freed.
+#[inline(always)]
+fn remember(task: Address, tag: &Tag) -> Result<(), Unreadable> {
+    // SAFETY: points into `FIELDS`.
+    let leader: Address = read::kernel(task + unsafe { field!(task_struct_group_leader) })?;
+    let host = HOST.get_ptr_mut(0).ok_or(Unreadable)?;
+    // Counted first: whoever frees it looks only if there is something to find.
+    // SAFETY: an entry of an array map; the counter is only accessed atomically.
+    unsafe { add32(&raw mut (*host).ended, 1) };
+    let ended = Ended { session: tag.session, slot: tag.slot, _pad: 0 };
+    if ENDED.insert(leader, ended, u64::from(BPF_NOEXIST)).is_err() {
+        // Full.
+        // SAFETY: as above.
+        unsafe { add32(&raw mut (*host).ended, u32::MAX) };
+        return Err(Unreadable);
+    }
+    Ok(())
+}
+
+/// One process less, of the session and of the host.
+#[inline(always)]
+fn count_down(tag: &Tag) {
+    if let Some(host) = HOST.get_ptr_mut(0) {
+        // SAFETY: an entry of an array map; the counter is only accessed atomically.
+        unsafe { add32(&raw mut (*host).tasks, u32::MAX) };
+    }
+    if let Some(session) = session(tag) {
+        // SAFETY: as above.
+        unsafe { add32(&raw mut (*session).tasks, u32::MAX) };
+    }
+}
+
+/// `sched_process_free`: nothing is left of a thread.
+///
+/// Sees: every thread, some time after it was waited for. Needs: 4.17.
+///
+/// match-proto:v5.10:include/trace/events/sched.h:TP_PROTO(struct task_struct *p)
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+pub fn sally_free(ctx: RawTracePointContext) -> i32 {
+    let Some(host) = HOST.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an entry of an array map. Volatile: others change it.
+    if unsafe { core::ptr::read_volatile(&raw const (*host).ended) } == 0 {
+        return 0;
+    }
+    let task: Address = ctx.arg(0);
+    // SAFETY: copied at once. No other process has its first thread there yet.
+    let Some(Ended { session, slot, .. }) = unsafe { ENDED.get(task) }.copied() else { return 0 };
+    // While programs are being replaced two see it; only one removes the entry.
+    if ENDED.remove(task).is_ok() {
+        // SAFETY: as above; the counter is only accessed atomically.
+        unsafe { add32(&raw mut (*host).ended, u32::MAX) };
+        count_down(&Tag { session, slot, ..Tag::default() });
+    }
+    0
 }

@@ -14,6 +14,8 @@ use super::{KernelError, Mode};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     RawTracepoint(&'static str),
+    /// In tracepoint mode only, on kernels that have it.
+    OptionalRawTracepoint(&'static str),
     /// On the root of the cgroup2 hierarchy, so on everything.
     CgroupAddress,
     CgroupSocket,
@@ -34,6 +36,9 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("sally_sendmsg4", Hook::CgroupAddress),
     ("sally_sendmsg6", Hook::CgroupAddress),
     ("sally_socket", Hook::CgroupSocket),
+    ("sally_exec_prepare", Hook::OptionalRawTracepoint("sched_prepare_exec")),
+    // Before what it counts down is counted.
+    ("sally_free", Hook::RawTracepoint("sched_process_free")),
     ("sally_exit", Hook::RawTracepoint("sched_process_exit")),
     ("sally_fork", Hook::RawTracepoint("sched_process_fork")),
 ];
@@ -45,7 +50,7 @@ pub(super) fn programs() -> impl Iterator<Item = (&'static str, Hook)> {
 
 /// The programs that `mode` attaches on this kernel.
 pub(super) fn wanted(mode: Mode) -> impl Iterator<Item = (&'static str, Hook)> {
-    programs().filter(move |(_, hook)| (mode == Mode::Lsm || hook.lsm().is_none()) && !hook.is_missing())
+    programs().filter(move |(_, hook)| hook.is_of(mode) && !hook.is_missing())
 }
 
 /// Their names.
@@ -88,7 +93,9 @@ pub(super) fn attach_all(
 
 pub(super) fn load(program: &mut Program, hook: Hook, btf: Option<&Btf>) -> Result<(), ProgramError> {
     match hook {
-        Hook::RawTracepoint(_) => TryInto::<&mut RawTracePoint>::try_into(program)?.load(),
+        Hook::RawTracepoint(_) | Hook::OptionalRawTracepoint(_) => {
+            TryInto::<&mut RawTracePoint>::try_into(program)?.load()
+        }
         Hook::CgroupAddress => TryInto::<&mut CgroupSockAddr>::try_into(program)?.load(),
         Hook::CgroupSocket => TryInto::<&mut CgroupSock>::try_into(program)?.load(),
         Hook::Lsm(hook) | Hook::OptionalLsm(hook, _) | Hook::InPlaceOf(_, hook) => {
@@ -104,7 +111,7 @@ fn attach(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, At
     // Links take no flags and are always beside others' programs; ours also run for cgroups below that have their own.
     let beside = CgroupAttachMode::Single;
     Ok(match hook {
-        Hook::RawTracepoint(name) => {
+        Hook::RawTracepoint(name) | Hook::OptionalRawTracepoint(name) => {
             let program: &mut RawTracePoint = program.try_into()?;
             let link = program.attach(name)?;
             program.take_link(link)?.into()

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use btf_rs::{Btf, Type};
 
+use super::Mode;
 use super::attach::Hook;
 use super::offsets::VMLINUX;
 
@@ -27,6 +28,7 @@ pub(super) const SYSTEM: &[(&str, Hook)] = &[
     ("sally_memory", Hook::Lsm("task_movememory")),
     ("sally_birth", Hook::Lsm("task_alloc")),
     ("sally_lock", Hook::Lsm("file_lock")),
+    ("sally_task_alloc", Hook::Lsm("task_alloc")),
     ("sally_mount", Hook::Lsm("sb_mount")),
     ("sally_remount", Hook::Lsm("sb_remount")),
     ("sally_umount", Hook::Lsm("sb_umount")),
@@ -112,10 +114,18 @@ impl Hook {
         }
     }
 
+    /// Whether it is attached in that mode.
+    pub(super) fn is_of(self, mode: Mode) -> bool {
+        match self {
+            Self::OptionalRawTracepoint(_) => mode == Mode::Tracepoint,
+            _ => mode == Mode::Lsm || self.lsm().is_none(),
+        }
+    }
+
     /// An optional hook that the running kernel does not have, or one that is not needed there.
     pub(super) fn is_missing(self) -> bool {
         match self {
-            Self::OptionalLsm(name, _) => missing().contains(&name),
+            Self::OptionalLsm(name, _) | Self::OptionalRawTracepoint(name) => missing().contains(&name),
             Self::InPlaceOf(name, _) => !missing().contains(&name),
             _ => false,
         }
@@ -132,11 +142,17 @@ fn missing() -> &'static [&'static str] {
             let types = btf.as_ref().and_then(|btf| btf.resolve_types_by_name(&function).ok());
             types.is_some_and(|types| types.iter().any(|found| matches!(found, Type::Func(_))))
         };
+        let traces = |name: &str| {
+            let tracepoint = format!("btf_trace_{name}");
+            btf.as_ref()
+                .is_some_and(|btf| btf.resolve_types_by_name(&tracepoint).is_ok_and(|it| !it.is_empty()))
+        };
         // Programs can be attached to functions that take structures as such since 6.1.
         let attachable = |name: &str| has(name) && !(name == "path_chown" && super::is_before(6, 1));
         super::attach::programs()
             .filter_map(|(_, hook)| match hook {
                 Hook::OptionalLsm(name, _) if !attachable(name) => Some(name),
+                Hook::OptionalRawTracepoint(name) if !traces(name) => Some(name),
                 _ => None,
             })
             .collect()

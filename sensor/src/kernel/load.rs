@@ -9,7 +9,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader, Pod};
 use sallyport_sensor_abi::kernel::{Offsets, meta};
 use sallyport_sensor_abi::names::NAMED_WORDS;
-use sallyport_sensor_abi::session::TAGGED_WORDS;
+use sallyport_sensor_abi::session::{Ended, Host, TAGGED_WORDS};
 use sallyport_sensor_abi::{
     ABI_VERSION, ARENA_BLOCKS, MAX_POLICIES, MAX_SESSIONS, MAX_TASKS, TASKS_SOFT_LIMIT,
 };
@@ -19,7 +19,7 @@ use super::policies::Policies;
 use super::{Kernel, KernelError, KernelOptions, Mode, attach, fields, mounts, object, offsets, pins, probe};
 
 /// The maps, in the order in which they are opened.
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 18] = [
     "META",
     "TASKS",
     "TAGGED",
@@ -37,6 +37,7 @@ const MAPS: [&str; 17] = [
     "SOCKETS",
     "PENDING",
     "OWNED",
+    "ENDED",
 ];
 
 /// Work areas per CPU; see `sensor-ebpf/src/scratch.rs`.
@@ -87,6 +88,9 @@ impl Kernel {
         kernel.mark_all()?;
         kernel.sweep()?;
         kernel.sweep_guarded()?;
+        if !adopted {
+            kernel.forget_ended()?;
+        }
         Ok((kernel, Started { mode, adopted }))
     }
 
@@ -254,8 +258,8 @@ fn replace(pin_dir: &Path, mode: Mode, cgroup: Option<&Path>) -> Result<u64, Ker
     let meta = read_meta(pin_dir).ok_or(KernelError::Missing { name: "META" })?;
     let store = |index: u32, value: u64| meta.double_word(index, 0).store(value, Ordering::SeqCst);
     store(meta::ABI, u64::from(ABI_VERSION));
-    let host = Mapped::<sallyport_sensor_abi::session::Host>::new(&open_data(pin_dir, "HOST")?, "HOST", 1)?;
-    let limit = host.word(0, std::mem::offset_of!(sallyport_sensor_abi::session::Host, task_limit));
+    let host = Mapped::<Host>::new(&open_data(pin_dir, "HOST")?, "HOST", 1)?;
+    let limit = host.word(0, std::mem::offset_of!(Host, task_limit));
     let _ = limit.compare_exchange(0, TASKS_SOFT_LIMIT, Ordering::SeqCst, Ordering::SeqCst);
     let (links, programs) = (pins::links(pin_dir, generation), pins::programs(pin_dir, generation));
     if let Err(error) = attach::attach_all(&mut ebpf, mode, &cgroup, &links, &programs) {
@@ -304,6 +308,7 @@ pub(super) fn load_object(
                 .map_max_entries("TAGGED", 1)
                 .map_max_entries("GUARDED", 1)
                 .map_max_entries("UNBROKERED", 1)
+                .map_max_entries("ENDED", 1)
                 .map_max_entries("SOCKETS", 1024);
         }
     }
@@ -311,6 +316,26 @@ pub(super) fn load_object(
 }
 
 impl Kernel {
+    /// No more counts the processes that ended before the programs were attached: nobody may have seen them go.
+    fn forget_ended(&self) -> Result<(), KernelError> {
+        let failed = |action, source: aya::maps::MapError| KernelError::Map {
+            map: "ENDED",
+            action,
+            source: source.into(),
+        };
+        let mut ended = HashMap::<MapData, u64, Ended>::try_from(open_map(&self.pin_dir, "ENDED")?)
+            .map_err(|source| failed("open", source))?;
+        let all: Vec<(u64, Ended)> = ended.iter().flatten().collect();
+        for (leader, process) in all {
+            // Whoever removes it counts it: the hook may be first.
+            if ended.remove(&leader).is_ok() {
+                self.host.word(0, std::mem::offset_of!(Host, ended)).fetch_sub(1, Ordering::SeqCst);
+                self.count_down(process.session, process.slot);
+            }
+        }
+        Ok(())
+    }
+
     /// Removes tags of processes that ended while nothing was attached, and counts anew.
     fn sweep(&self) -> Result<(), KernelError> {
         for task in self.tasks()? {

@@ -23,7 +23,7 @@ pub struct OpenSession {
     pub policy_slot: u32,
     /// Everything is denied.
     pub sealed: bool,
-    /// Tagged processes alive.
+    /// Tagged processes: those alive, and those that nobody has waited for yet.
     pub tasks: u32,
     /// How many it may have.
     pub task_limit: u32,
@@ -192,12 +192,17 @@ impl Kernel {
             if map.get(&tgid, 0).is_ok() {
                 word.fetch_or(bit, Ordering::SeqCst);
             }
-            self.host_tasks().fetch_sub(1, Ordering::SeqCst);
-            if self.slot(tag.session) == Some(tag.slot) {
-                self.word(tag.slot, offset_of!(Session, tasks)).fetch_sub(1, Ordering::SeqCst);
-            }
+            self.count_down(tag.session, tag.slot);
         }
         Ok(())
+    }
+
+    /// One process less, of the host and of the session, if that is still there.
+    pub(super) fn count_down(&self, session: u64, slot: u32) {
+        self.host_tasks().fetch_sub(1, Ordering::SeqCst);
+        if self.slot(session) == Some(slot) {
+            self.word(slot, offset_of!(Session, tasks)).fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// The tagged processes.
@@ -221,7 +226,7 @@ impl Kernel {
         self.host.word(0, offset_of!(Host, task_limit)).store(limit, Ordering::SeqCst);
     }
 
-    /// Tagged processes alive on the host, as the kernel counts them.
+    /// Tagged processes on the host, as the kernel counts them: those alive, and those that nobody has waited for yet.
     pub fn host_task_count(&self) -> u32 {
         self.host_tasks().load(Ordering::SeqCst)
     }

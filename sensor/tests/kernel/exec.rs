@@ -4,7 +4,7 @@ use sallyport_sensor::kernel::{Cause, Event, Exec, Head, Judgement, Mode};
 use sallyport_sensor_abi::policy::{DENY, Word};
 
 use crate::helper::shell_function;
-use crate::host::Host;
+use crate::host::{Host, eventually};
 use crate::tables::{BY_ARGS, Tables};
 
 const RULE: Word = DENY | 3;
@@ -282,6 +282,41 @@ async fn a_new_policy_holds_at_once_and_a_sealed_session_is_closed() {
     host.kernel.close_session(1).expect("close");
     host.session(2, &Tables::allow_all());
     assert!(host.kernel.seal_session(1).is_err());
+}
+
+#[tokio::test]
+async fn after_a_new_policy_the_caller_is_found_again() {
+    let host = Host::start();
+    let old = || Tables::allow_all().path("/usr/bin/mkdir", RULE).only_from("/usr/bin/env");
+    let number = |name: &str| name.len() as u64;
+    let rules = Tables::allow_all().path("/usr/bin/touch", RULE).only_from("/usr/bin/bash");
+    let (header, arena) = rules.compile();
+    assert!(host.run(None, "mkfifo go").ok());
+    // A shell that was started under the old policy becomes the program under the new one: there is no fork at which its class
+    // could be kept.
+    let become_under_it = |script: &str, name: &str| {
+        host.session(number(name), &old());
+        let inner = format!("echo >ready-{name}; read -r _ <go; exec {script} {name}");
+        let mut waiting =
+            crate::host::Waiting::start(&format!("exec /bin/bash -c '{inner}'"), host.folder.path());
+        host.kernel.tag(waiting.pid(), number(name), 1).expect("tag");
+        waiting.release();
+        eventually("the shell runs", || host.file(&format!("ready-{name}")).exists());
+        let policy = host.kernel.load_policy(&header, &arena).expect("policy");
+        host.kernel.set_session_policy(number(name), policy.slot).expect("swap");
+        std::fs::write(host.file("go"), "\n").expect("write");
+        waiting.wait();
+        host.file(name).exists()
+    };
+    let fits = host.kernel.mode() == Mode::Lsm || crate::host::kernel_at_least(6, 10);
+    assert_eq!(
+        become_under_it("/usr/bin/mkdir", "may"),
+        fits,
+        "before 6.10 tracepoint mode cannot find the caller again, and kills"
+    );
+    assert!(!become_under_it("/usr/bin/touch", "may-not"), "the caller's rule does not hold");
+    host.run(None, "exec /usr/bin/touch may-not");
+    assert!(host.file("may-not").exists(), "the control did not run");
 }
 
 #[tokio::test]

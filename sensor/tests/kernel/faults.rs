@@ -11,7 +11,7 @@ use sallyport_sensor_abi::names::{Inode, MAX_NAMES, Name};
 use sallyport_sensor_abi::policy::{DENY, PolicyHeader};
 use sallyport_sensor_abi::{ARENA_BLOCK, ARENA_WORDS, ArenaBlock, MAX_POLICIES, MAX_SESSIONS};
 
-use crate::host::{Host, Waiting, chain, eventually};
+use crate::host::{Host, Waiting, chain};
 use crate::tables::Tables;
 
 /// How a fault ends.
@@ -168,7 +168,7 @@ async fn too_many_processes_are_killed_and_told() {
     let script = "for i in {1..30}; do sleep 1 & done; wait; mkdir finished";
     assert!(host.run(Some(1), script).ok(), "control: so many are fine");
     std::fs::remove_dir(host.file("finished")).expect("remove");
-    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
+    host.all_gone();
     host.kernel.set_host_task_limit(10);
     host.drain().await;
     assert!(host.run(Some(1), script).killed());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use nix::fcntl::{Flock, FlockArg};
 use sallyport_sensor::kernel::{Event, EventStream, Kernel, KernelOptions, Mode};
 
@@ -15,8 +16,19 @@ use crate::tables::Tables;
 /// A folder of pins, which goes when dropped, even if the test failed.
 pub(crate) struct Pins(pub(crate) PathBuf);
 
+/// Where programs stay pinned from one test to the next, if `SALLYPORT_TEST_WARM` is set: in software emulation the verifier
+/// takes half a minute. For machines that are thrown away.
+const WARM: &str = "/sys/fs/bpf/sallyport-test-warm";
+
+fn is_warm() -> bool {
+    std::env::var_os("SALLYPORT_TEST_WARM").is_some()
+}
+
 impl Drop for Pins {
     fn drop(&mut self) {
+        if is_warm() && self.0 == Path::new(WARM) {
+            return;
+        }
         let removed = Kernel::unpin_all(&self.0);
         if !std::thread::panicking() {
             removed.expect("remove pins");
@@ -45,12 +57,49 @@ impl Host {
         let serial = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("lock");
         let folder = tempfile::tempdir().expect("temporary folder");
         let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
-        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/sallyport-test-{name}"));
+        let pin_dir = match is_warm() {
+            true => PathBuf::from(WARM),
+            false => PathBuf::from(format!("/sys/fs/bpf/sallyport-test-{name}")),
+        };
         let (kernel, started) =
             Kernel::start(&options(&pin_dir)).unwrap_or_else(|error| panic!("{}", chain(&error)));
-        assert!(!started.adopted);
+        assert!(is_warm() || !started.adopted);
         let events = kernel.events().expect("events");
-        Self { kernel, events, pins: Pins(pin_dir), folder, _serial: serial }
+        let mut host = Self { kernel, events, pins: Pins(pin_dir), folder, _serial: serial };
+        if is_warm() {
+            host.reset();
+        }
+        host
+    }
+
+    /// Leaves nothing of the test before.
+    fn reset(&mut self) {
+        let kernel = &self.kernel;
+        kernel.set_unbrokered(false, []).expect("log-ins");
+        kernel.set_names([]).expect("names");
+        kernel.unguard(std::process::id());
+        for task in kernel.tasks().expect("tasks") {
+            kernel.untag(task.tgid).expect("untag");
+        }
+        for session in kernel.sessions() {
+            kernel.close_session(session.number).expect("close");
+        }
+        for policy in kernel.policies() {
+            kernel.unload_policy(policy.slot).expect("unload");
+        }
+        eventually("nothing is counted", || self.kernel.host_task_count() == 0);
+        kernel.set_host_task_limit(u32::MAX);
+        kernel.set_grace(Duration::ZERO);
+        let mut counters = PerCpuArray::<MapData, u64>::try_from(self.map("COUNTERS")).expect("COUNTERS");
+        while !self.events.try_next().is_empty() {}
+        for index in 0..sallyport_sensor_abi::event::COUNTERS {
+            let zeros = vec![0; counters.get(&index, 0).expect("read").len()];
+            counters.set(index, PerCpuValues::try_from(zeros).expect("as many"), 0).expect("reset");
+        }
+    }
+
+    fn map(&self, name: &str) -> Map {
+        Map::from_map_data(MapData::from_pin(self.pins.0.join("maps").join(name)).expect("pin")).expect("map")
     }
 
     /// Opens session `number` with a policy.
@@ -72,6 +121,15 @@ impl Host {
             self.kernel.tag(waiting.pid(), session, 1).expect("tag");
         }
         waiting.go()
+    }
+
+    /// Waits until no process has a tag and none is counted: the kernel counts one down when nothing is left of it.
+    pub(crate) fn all_gone(&self) {
+        eventually("no tags", || self.kernel.tasks().expect("tasks").is_empty());
+        eventually("nothing is counted", || {
+            self.kernel.host_task_count() == 0
+                && self.kernel.sessions().iter().all(|session| session.tasks == 0)
+        });
     }
 
     /// Events until there are no more for a moment.

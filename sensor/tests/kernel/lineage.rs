@@ -48,9 +48,7 @@ async fn tags_and_counts_are_gone_when_all_have_ended() {
         host.run(Some(1), "for i in {1..20}; do (sleep 0.02 | cat) & done; wait; exit 3").status.code()
             == Some(3)
     );
-    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
-    assert_eq!(host.kernel.sessions()[0].tasks, 0);
-    assert_eq!(host.kernel.host_task_count(), 0);
+    host.all_gone();
     let events = host.drain().await;
     let count = |which: fn(&Event) -> bool| events.iter().filter(|event| which(event)).count();
     let forks = count(|event| matches!(event, Event::Fork { .. }));
@@ -116,7 +114,7 @@ async fn a_session_with_too_many_processes_is_stopped() {
         host.run(None, "for i in {1..40}; do sleep 0.2 & done; wait").ok(),
         "others may have as many as they like"
     );
-    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
+    host.all_gone();
 }
 
 #[tokio::test]
@@ -126,6 +124,55 @@ async fn the_host_has_a_limit_too() {
     host.kernel.set_host_task_limit(20);
     assert!(host.run(Some(1), BOMB).killed());
     assert!(!host.file("finished").exists());
-    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
-    assert_eq!(host.kernel.host_task_count(), 0);
+    host.all_gone();
+}
+
+#[tokio::test]
+async fn processes_that_nobody_waits_for_count_too() {
+    let host = Host::start();
+    let (header, arena) = Tables::allow_all().compile();
+    let policy = host.kernel.load_policy(&header, &arena).expect("policy");
+    host.kernel.open_session(1, policy.slot, 50).expect("session");
+    let script = |wait| {
+        format!("perl -e 'for (1..200) {{ my $p = fork; exit 0 unless $p; {wait} }} mkdir \"$ARGV[0]\"'")
+    };
+    let (waits, never) = (script("waitpid $p, 0;"), script("select undef, undef, undef, 0.01;"));
+    assert!(host.run(Some(1), &format!("{waits} waited")).ok());
+    assert!(host.file("waited").exists(), "control: 200 processes one after another are fine");
+    host.all_gone();
+    host.run(Some(1), &format!("{never} hoarded; true"));
+    assert!(!host.file("hoarded").exists(), "200 process numbers were taken although 50 are the limit");
+    host.all_gone();
+    assert!(host.run(None, &format!("{never} hoarded")).ok() && host.file("hoarded").exists());
+}
+
+#[tokio::test]
+async fn a_tag_that_was_left_behind_is_nobody_elses() {
+    let mut host = Host::start();
+    host.session(1, &Tables::allow_all());
+    host.session(2, &Tables::allow_all().path("/usr/bin/touch", sallyport_sensor_abi::policy::DENY | 2));
+    // As if the end of these had not been seen: tags of session 1 at all the numbers that come next.
+    let last: u32 = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid")
+        .map_or(0, |text| text.trim().parse().expect("a number"));
+    let waiting = Waiting::start("/usr/bin/touch made; true", host.folder.path());
+    host.kernel.tag(waiting.pid(), 2, 1).expect("tag");
+    let data = aya::maps::MapData::from_pin(host.pins.0.join("maps/TASKS")).expect("TASKS");
+    let mut tasks = aya::maps::HashMap::<_, u32, sallyport_sensor_abi::session::Tag>::try_from(
+        aya::maps::Map::HashMap(data),
+    )
+    .expect("a hash map");
+    let left = tasks.get(&waiting.pid(), 0).expect("the tag");
+    let left = sallyport_sensor_abi::session::Tag { session: 1, slot: 0, started: 1, ..left };
+    let numbers: Vec<u32> = (last.max(waiting.pid()) + 1..).take(500).collect();
+    for number in numbers.iter().filter(|number| !std::path::Path::new(&format!("/proc/{number}")).exists()) {
+        tasks.insert(number, left, 0).expect("insert");
+    }
+    waiting.go();
+    assert!(!host.file("made").exists(), "the child was judged under another session's policy");
+    let events = host.drain().await;
+    assert!(events.iter().all(|event| event.head().session == 2), "{events:?}");
+    for number in numbers {
+        let _ = tasks.remove(&number);
+    }
+    assert!(host.run(Some(1), "/usr/bin/touch made").ok() && host.file("made").exists(), "control");
 }

@@ -6,7 +6,7 @@ use sallyport_sensor::kernel::{Cause, Event, Judgement, TaggedTask};
 use sallyport_sensor_abi::policy::DENY;
 use sallyport_sensor_abi::session::ANY_LOGIN;
 
-use crate::host::{Host, eventually};
+use crate::host::Host;
 use crate::tables::Tables;
 
 /// A login uid of this file's own, so that other tests' log-ins are not meant.
@@ -77,8 +77,7 @@ async fn a_watched_login_is_reported_and_not_denied() {
     assert!(!exec.unbrokered && exec.audit_session == Some(audit_session), "its parent was tagged: {exec:?}");
     let first = |event: &Event| matches!(event, Event::Exec { exec, .. } if exec.unbrokered);
     assert!(events.iter().any(first), "the first program of a log-in is marked");
-    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
-    assert_eq!(host.kernel.sessions()[0].tasks, 0);
+    host.all_gone();
 }
 
 #[tokio::test]
@@ -147,8 +146,7 @@ async fn a_watched_login_may_have_as_many_processes_as_it_likes() {
         matches!(event, Event::Fork { head, .. } if head.judgement == Judgement::ObservedUnjudged(Cause::TooManyTasks))
     });
     assert!(untagged.count() > 0, "nobody is told that some go on unseen");
-    eventually("no tags", || host.kernel.tasks().expect("tasks").is_empty());
-    assert_eq!((host.kernel.host_task_count(), host.kernel.sessions()[0].tasks), (0, 0));
+    host.all_gone();
 }
 
 #[tokio::test]
