@@ -204,6 +204,17 @@ fn of_pinned(found: &mut Vec<Finding>, config: &Config, pinned: &PinnedState, ke
             "restart the sensor, if it was upgraded",
         ));
     }
+    if !pinned.missed.is_empty() {
+        let all: Vec<String> =
+            pinned.missed.iter().map(|(name, missed)| format!("{name} ({missed} times)")).collect();
+        found.push(finding(
+            "programs-skipped",
+            Level::Error,
+            format!("the kernel left out kernel programs since they were loaded: {}", all.join(", ")),
+            "it does so when a program is started while it runs on the same processor already; what it would have judged then was not judged, and is not on the record",
+            "report it with the output of `sallyport-sensor doctor --json`; until then, use a kernel without full preemption (`preempt=voluntary` among the boot parameters)",
+        ));
+    }
     if kernel.root && !pinned.in_charge {
         found.push(finding(
             "no-sensor",

@@ -33,7 +33,7 @@ fn kernel() -> KernelFacts {
 
 fn pinned() -> PinnedState {
     PinnedState {
-        abi: 2,
+        abi: 3,
         abi_fits: true,
         mode: Some(Mode::Lsm),
         in_charge: true,
@@ -142,6 +142,9 @@ fn what_is_wrong_with_what_is_loaded_is_explained() {
         *pinned(host) = PinnedState { abi: 1, ..PinnedState::default() };
     });
     check("detached", Level::Error, &["sally_exec"], |host| pinned(host).detached = vec!["sally_exec"]);
+    check("programs-skipped", Level::Error, &["sally_exec (2 times)", "not judged"], |host| {
+        pinned(host).missed = vec![("sally_exec", 2)];
+    });
     check("other-programs", Level::Note, &["another build"], |host| pinned(host).same_programs = false);
     check("no-sensor", Level::Warning, &["go on enforcing"], |host| pinned(host).in_charge = false);
     check("sensor-gone", Level::Error, &["for 40 s", "after 30 s"], |host| {

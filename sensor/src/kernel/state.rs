@@ -18,7 +18,7 @@ use sallyport_sensor_abi::{
 
 use super::arena::{Arena, Region};
 use super::mapped::Mapped;
-use super::{KernelError, KindCounters, Mode, attach, load, object, pins, policies};
+use super::{KernelError, KindCounters, Mode, attach, load, object, pins, policies, stats};
 
 /// How full something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -56,6 +56,8 @@ pub struct PinnedState {
     pub same_programs: bool,
     /// Programs of that mode that are not attached any more.
     pub detached: Vec<&'static str>,
+    /// Programs that the kernel left out, and how often: they were running on that processor already.
+    pub missed: Vec<(&'static str, u64)>,
     /// How full the maps are.
     pub fill: Vec<Fill>,
     /// Policies that are half-written or damaged, in sentences.
@@ -92,6 +94,7 @@ pub fn inspect(pin_dir: &Path) -> Result<Option<PinnedState>, KernelError> {
         _ => None,
     };
     let links = pins::links(pin_dir, meta.read(meta::GENERATION));
+    let programs = pins::programs(pin_dir, meta.read(meta::GENERATION));
     let expected: Vec<&'static str> = mode.map_or_else(Vec::new, |mode| attach::names(mode).collect());
     let digest: [u64; 4] = std::array::from_fn(|i| meta.read(meta::DIGEST + i as u32));
     let host = Mapped::<Host>::new(&load::open_data(pin_dir, "HOST")?, "HOST", 1)?.read(0);
@@ -127,6 +130,12 @@ pub fn inspect(pin_dir: &Path) -> Result<Option<PinnedState>, KernelError> {
         mode,
         in_charge,
         same_programs: digest == object::digest(),
+        missed: expected
+            .iter()
+            .filter_map(|name| {
+                Some((*name, stats::missed(&programs.join(name)).filter(|missed| *missed > 0)?))
+            })
+            .collect(),
         detached: expected.into_iter().filter(|name| !links.join(name).exists()).collect(),
         fill,
         damaged: damaged(&sessions, &headers, &arena),

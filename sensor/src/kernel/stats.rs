@@ -1,5 +1,8 @@
 //! Counters of events and of programs.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+
 use aya::programs::ProgramInfo;
 use sallyport_sensor_abi::event::kind;
 
@@ -57,5 +60,29 @@ impl Kernel {
                 })
             })
             .collect()
+    }
+}
+
+/// How often the kernel left out a pinned program since it was running on that processor already. Kernels before 5.12 do not
+/// count.
+pub(super) fn missed(program: &Path) -> Option<u64> {
+    let fd = ProgramInfo::from_pin(program).ok()?.fd().ok()?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
+    in_fdinfo(&text)
+}
+
+fn in_fdinfo(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misses_are_read_from_what_the_kernel_prints() {
+        let text = "pos:\t0\nprog_type:\t17\nrun_cnt:\t9\nrecursion_misses:\t3\nverified_insns:\t7\n";
+        assert_eq!(in_fdinfo(text), Some(3));
+        assert_eq!(in_fdinfo("pos:\t0\nprog_type:\t17\n"), None, "before 5.12");
     }
 }
