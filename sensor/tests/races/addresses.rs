@@ -111,8 +111,8 @@ fn both(operation: &str) {
     let host = Host::start();
     let (permitted, forbidden) = (Listener::start(), Listener::start());
     host.session(1, &deny_ports(&[forbidden.port]));
-    let enough = wanted().to_string();
-    let words = [operation, &enough, &permitted.port.to_string(), &forbidden.port.to_string()];
+    let enough = wanted();
+    let words = format!("{operation} {enough} {} {}", permitted.port, forbidden.port);
     let control = Racer::start(&words, host.folder.path()).go();
     let hits = forbidden.heard();
     assert!(hits >= 5, "{operation}: without a session only {hits} of {} got through", control.calls);

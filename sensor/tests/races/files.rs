@@ -29,12 +29,12 @@ fn both(name: &str) {
     let forbidden = host.file("file-b");
     let forbidden = forbidden.to_str().expect("UTF-8");
     host.session(1, &Tables::allow_all().file(file_op::WRITE, forbidden, DENY | 1));
-    let enough = wanted().to_string();
-    let control = Racer::start(&[name, &enough], host.folder.path()).go();
+    let enough = wanted();
+    let control = Racer::start(&format!("{name} {enough}"), host.folder.path()).go();
     let hits = size(&host.file("file-b"));
     assert!(hits >= 5, "{name}: without a session only {hits} of {} got through", control.calls);
     let permitted = size(&host.file("file-a"));
-    let racer = Racer::start(&[name, &enough], host.folder.path());
+    let racer = Racer::start(&format!("{name} {enough}"), host.folder.path());
     host.kernel.tag(racer.pid(), 1, 1).expect("tag");
     let score = racer.go();
     assert_eq!(size(&host.file("file-b")), hits, "{name}: leaked in {score:?}");

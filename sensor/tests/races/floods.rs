@@ -1,27 +1,26 @@
-//! Floods: each event is received or counted as lost, of each kind; and nobody loses by another's flood.
+//! Floods: each event is received or counted as lost, of each kind. That nobody loses by another's flood is in `beside.rs`.
 
-use std::path::Path;
 use std::process::Command;
 
-use sallyport_sensor::kernel::{Destination, Event, KindCounters, Mode};
+use sallyport_sensor::kernel::{Event, KindCounters, Mode};
 
 use crate::addresses::{Listener, deny_ports};
-use crate::forks::Shared;
 use crate::host::Host;
 use crate::racer::{Racer, Score};
 
-/// What was received, of one session.
+/// What was received.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Received {
+pub(crate) struct Received {
     fork: u64,
     exec: u64,
     exit: u64,
     connect: u64,
     file: u64,
+    system: u64,
 }
 
 impl Received {
-    fn add(&mut self, events: &[Event]) {
+    pub(crate) fn add(&mut self, events: &[Event]) {
         for event in events {
             match event {
                 Event::Fork { .. } => self.fork += 1,
@@ -29,7 +28,7 @@ impl Received {
                 Event::Exit { .. } => self.exit += 1,
                 Event::Connect { .. } => self.connect += 1,
                 Event::File { .. } => self.file += 1,
-                Event::System { .. } => {}
+                Event::System { .. } => self.system += 1,
             }
         }
     }
@@ -44,23 +43,46 @@ impl Received {
             self.add(&events);
         }
     }
+
+    /// Of each kind all that was seen was received here or counted as lost, and each loss was somebody's. Returns the losses.
+    pub(crate) fn check(&self, host: &Host) -> u64 {
+        let counters = host.kernel.counters().expect("counters");
+        let all = [
+            ("fork", self.fork, counters.fork),
+            ("exec", self.exec, counters.exec),
+            ("exit", self.exit, counters.exit),
+            ("connect", self.connect, counters.connect),
+            ("file", self.file, counters.file),
+            ("system", self.system, counters.system),
+        ];
+        for (kind, received, KindCounters { seen, lost }) in all {
+            println!("{kind}: {seen} seen, {received} received, {lost} lost");
+            assert_eq!(seen, received + lost, "{kind}: seen, and received or lost");
+        }
+        let lost = all.iter().map(|(.., counters)| counters.lost).sum();
+        let of_sessions: u64 = host.kernel.sessions().iter().map(|session| session.lost).sum();
+        assert_eq!(of_sessions, lost, "lost by a session, and of a kind");
+        lost
+    }
 }
 
 /// What the generator did, by its own count.
 #[derive(Debug, Clone, Copy)]
-struct Flood {
-    forks: u64,
-    execs: u64,
-    datagrams: u64,
-    opens: u64,
+pub(crate) struct Flood {
+    pub(crate) forks: u64,
+    pub(crate) execs: u64,
+    pub(crate) datagrams: u64,
+    pub(crate) opens: u64,
 }
 
 impl Flood {
-    fn start(self, host: &Host, session: u64, port: u16) -> Racer {
-        let numbers = [self.forks, self.execs, self.datagrams, port.into(), self.opens]
-            .map(|number| number.to_string());
-        let words: Vec<_> = std::iter::once("flood").chain(numbers.iter().map(String::as_str)).collect();
-        let racer = Racer::start(&words, host.folder.path());
+    /// The racer's words.
+    pub(crate) fn words(self, port: u16) -> String {
+        format!("flood {} {} {} {port} {}", self.forks, self.execs, self.datagrams, self.opens)
+    }
+
+    pub(crate) fn start(self, host: &Host, session: u64, port: u16) -> Racer {
+        let racer = Racer::start(&self.words(port), host.folder.path());
         host.kernel.tag(racer.pid(), session, 1).expect("tag");
         racer
     }
@@ -68,6 +90,7 @@ impl Flood {
     /// Holds the generator's count against what was seen, received and lost. Returns what was lost.
     fn check(self, host: &Host, received: Received) -> u64 {
         let counters = host.kernel.counters().expect("counters");
+        received.check(host);
         let all = [
             ("fork", self.forks + self.execs, received.fork, counters.fork),
             ("exec", self.execs, received.exec, counters.exec),
@@ -182,137 +205,4 @@ async fn opened_files_are_received_or_counted() {
     let mut received = Received::default();
     received.drain(&mut host);
     assert!(flood.check(&host, received) > 0, "the flood was too small");
-}
-
-/// Forbidden and permitted things of a session that is not the one that floods.
-const ACTS: u64 = 300;
-
-/// Datagrams to both ports, and now and then the forbidden program.
-pub(crate) fn acts(words: &[&str]) -> Score {
-    let port = |at: usize| -> u16 { words[at].parse().expect("a port") };
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
-    for act in 0..ACTS {
-        socket.send_to(b"x", ("127.0.0.1", port(1))).expect("the permitted port");
-        socket.send_to(b"x", ("127.0.0.1", port(2))).expect_err("the forbidden port");
-        if act % 10 == 0 {
-            let _ = Command::new("/usr/bin/truncate").args(["-s", "+1", "hit"]).status();
-        }
-    }
-    Score { calls: ACTS, flipped: 0 }
-}
-
-/// Every one of session 2's acts is reported, in order, and what is forbidden was not done.
-fn check_acts(host: &Host, events: &[Event]) {
-    let of_two = |event: &&Event| event.head().session == 2;
-    let judged: Vec<bool> = events
-        .iter()
-        .filter(of_two)
-        .filter_map(|event| match event {
-            Event::Connect { head, connect } if matches!(connect.destination, Destination::Datagram(..)) => {
-                Some(head.judgement.is_denied())
-            }
-            _ => None,
-        })
-        .collect();
-    assert_eq!(judged.len() as u64, 2 * ACTS, "session 2's datagrams: each reported");
-    assert!(judged.chunks(2).all(|pair| pair == [false, true]), "in their order");
-    let programs = events
-        .iter()
-        .filter(of_two)
-        .filter(|event| matches!(event, Event::Exec { head, .. } if head.judgement.is_denied()));
-    assert_eq!(programs.count() as u64, ACTS / 10, "session 2's forbidden programs: each reported");
-    assert!(!host.file("hit").exists(), "the forbidden program ran");
-}
-
-fn all(host: &mut Host) -> Vec<Event> {
-    let mut all = Vec::new();
-    loop {
-        let events = host.events.try_next();
-        if events.is_empty() {
-            return all;
-        }
-        all.extend(events);
-    }
-}
-
-/// Session 2 is forbidden a port and `truncate`; session 1 may do everything.
-fn two_sessions(host: &Host, forbidden: u16) {
-    host.session(1, &deny_ports(&[]));
-    host.session(
-        2,
-        &deny_ports(&[forbidden]).path("/usr/bin/truncate", sallyport_sensor_abi::policy::DENY | 2),
-    );
-}
-
-fn start_acts(host: &Host, permitted: u16, forbidden: u16) -> Racer {
-    let racer = Racer::start(&["acts", &permitted.to_string(), &forbidden.to_string()], host.folder.path());
-    host.kernel.tag(racer.pid(), 2, 1).expect("tag");
-    racer
-}
-
-#[tokio::test]
-async fn a_flood_displaces_no_other_sessions_events() {
-    let mut host = Host::start();
-    let (permitted, forbidden) = (Listener::start(), Listener::start());
-    two_sessions(&host, forbidden.port);
-    // Nobody reads. The flood first fills all that it can, and goes on beside the other session.
-    Flood { forks: 100, execs: 100, datagrams: 100_000, opens: 0 }.start(&host, 1, permitted.port).go();
-    let lost = host.kernel.counters().expect("counters").connect.lost;
-    assert!(lost > 0, "the flood was too small");
-    let mut flood =
-        Flood { forks: 100, execs: 100, datagrams: 100_000, opens: 0 }.start(&host, 1, permitted.port);
-    flood.release();
-    start_acts(&host, permitted.port, forbidden.port).go();
-    flood.score();
-    let events = all(&mut host);
-    check_acts(&host, &events);
-    assert_eq!(forbidden.heard(), 0);
-}
-
-/// How many processes the bomb may have.
-const BOMB: u32 = 100;
-
-#[tokio::test]
-async fn a_fork_bomb_delays_no_other_sessions_denial() {
-    let mut host = Host::start();
-    let (permitted, forbidden) = (Listener::start(), Listener::start());
-    two_sessions(&host, forbidden.port);
-    host.kernel.close_session(1).expect("close");
-    let policy = host.kernel.policies()[0].slot;
-    host.kernel.open_session(1, policy, BOMB).expect("open");
-    let shared = Shared::open(&host.file("shared"));
-    let mut bomb = Racer::start(&["bomb"], host.folder.path());
-    host.kernel.tag(bomb.pid(), 1, 1).expect("tag");
-    bomb.release();
-    let tasks = |host: &Host| {
-        host.kernel.sessions().iter().find(|session| session.number == 1).map_or(0, |session| session.tasks)
-    };
-    crate::host::eventually("the bomb is at its limit", || tasks(&host) >= BOMB);
-    let mut acts = start_acts(&host, permitted.port, forbidden.port);
-    acts.release();
-    let (mut events, mut most) = (Vec::new(), 0);
-    while acts.is_running() {
-        events.extend(all(&mut host));
-        most = most.max(tasks(&host));
-    }
-    // It went on to the end.
-    let still = tasks(&host);
-    shared.set(Shared::STOP, 1);
-    bomb.score();
-    events.extend(all(&mut host));
-    assert!(still >= BOMB / 2, "the bomb was over before the other session was: {still} processes");
-    // Those that were killed for one fork too many are counted until they are gone.
-    assert!(most <= 4 * BOMB, "the bomb had {most} processes");
-    check_acts(&host, &events);
-    assert_eq!(forbidden.heard(), 0);
-    let bombs = events.iter().filter(|event| matches!(event, Event::Fork { head, .. } if head.session == 1));
-    println!("{} forks of the bomb beside {ACTS} denials, at most {most} processes at once", bombs.count());
-}
-
-/// A process that forks, and whose children fork, until the test says stop. What is one too many is killed, so there are always
-/// as many as may be. This process only takes the orphans in.
-pub(crate) fn bomb() -> Score {
-    let shared = Shared::open(Path::new("shared"));
-    crate::forks::bomb(&shared);
-    Score { calls: 0, flipped: 0 }
 }

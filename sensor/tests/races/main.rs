@@ -15,6 +15,7 @@ mod host;
 mod tables;
 
 mod addresses;
+mod beside;
 mod files;
 mod floods;
 mod forks;

@@ -24,11 +24,11 @@ fn size(path: &Path) -> u64 {
 
 /// Races without a session, then within one. `hit` grows by a byte each time that what is forbidden ran.
 fn both(host: &Host, name: &str, hit: &Path) {
-    let control = Racer::start(&[name, &CONTROL.to_string()], host.folder.path()).go();
+    let control = Racer::start(&format!("{name} {CONTROL}"), host.folder.path()).go();
     let hits = size(hit);
     assert!(hits >= 5, "{name}: without a session only {hits} of {} got through", control.calls);
     std::fs::remove_file(hit).expect("remove");
-    let racer = Racer::start(&[name, &wanted().to_string()], host.folder.path());
+    let racer = Racer::start(&format!("{name} {}", wanted()), host.folder.path());
     host.kernel.tag(racer.pid(), 1, 1).expect("tag");
     let score = racer.go();
     assert_eq!(size(hit), 0, "{name}: leaked in {score:?}");

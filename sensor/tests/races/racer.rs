@@ -30,10 +30,22 @@ pub(crate) struct Racer {
 
 impl Racer {
     /// Starts one for `words`, see [`operate`], in `folder`.
-    pub(crate) fn start(words: &[&str], folder: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
+    pub(crate) fn start(words: &str, folder: &Path) -> Self {
+        Self::begin(&mut Command::new(std::env::current_exe().expect("own path")), words, folder)
+    }
+
+    /// The same as the first program of a log-in outside of a gateway, of this user.
+    pub(crate) fn start_logged_in(login: u32, words: &str, folder: &Path) -> Self {
+        let script = format!("echo {login} >/proc/self/loginuid && exec \"$0\" \"$@\"");
+        let mut shell = Command::new("/bin/bash");
+        shell.args(["-c", &script]).arg(std::env::current_exe().expect("own path"));
+        Self::begin(&mut shell, words, folder)
+    }
+
+    fn begin(command: &mut Command, words: &str, folder: &Path) -> Self {
+        let mut child = command
             .args(["--exact", "racer::run_as_racer", "--nocapture"])
-            .env(VARIABLE, words.join(" "))
+            .env(VARIABLE, words)
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -57,10 +69,11 @@ impl Racer {
 
     /// It has not ended yet.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("wait").is_none_or(|status| {
-            assert!(status.success(), "the racer ended with {status}");
-            false
-        })
+        match self.child.try_wait().expect("wait") {
+            None => true,
+            Some(status) if status.success() => false,
+            Some(status) => panic!("the racer ended with {status}: {}", self.said()),
+        }
     }
 
     /// Lets it race, and waits for its score.
@@ -78,15 +91,20 @@ impl Racer {
         Score { calls: numbers[0], flipped: numbers[1] }
     }
 
+    /// What it wrote on standard error; it has ended.
+    fn said(&mut self) -> String {
+        let mut said = String::new();
+        let _ = self.child.stderr.take().expect("stderr").read_to_string(&mut said);
+        said
+    }
+
     fn line(&mut self) -> String {
         let mut line = String::new();
         loop {
             line.clear();
             if self.output.read_line(&mut line).expect("read") == 0 {
                 let status = self.child.wait().expect("wait");
-                let mut said = String::new();
-                let _ = self.child.stderr.take().expect("stderr").read_to_string(&mut said);
-                panic!("the racer ended early with {status}: {said}");
+                panic!("the racer ended early with {status}: {}", self.said());
             }
             // The test library may have written the beginning of the line.
             if let Some(at) = line.find(MARK) {
@@ -119,8 +137,8 @@ fn operate(words: &[&str]) -> Score {
         "storm" => crate::forks::storm(words),
         "orphans" => crate::forks::orphans(words),
         "flood" => crate::floods::flood(words),
-        "acts" => crate::floods::acts(words),
-        "bomb" => crate::floods::bomb(),
+        "acts" => crate::beside::acts(words),
+        "bomb" => crate::beside::bomb(),
         other => panic!("no race `{other}`"),
     }
 }
