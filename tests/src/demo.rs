@@ -58,7 +58,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Err(error) => {
             eprintln!("--- the gateway's last words\n{}", stage.gateway_log(25));
             eprintln!("--- the sensor's last words\n{}", stage.sensor_log(25));
-            return Err(error);
+            return Err(error.context("the story could not be told to its end"));
         }
     };
     replay(&stage, &outcome.session)?;

@@ -2,7 +2,7 @@
 //! verdict, and powers off. The host believes that line alone.
 //!
 //! Arguments, from the kernel's command line after `--`: `story` runs the demo's story; `programs` runs every
-//! file in /opt/tests; `battery` loads the modules that are there and runs the battery of bypasses; `true` only proves that the machine boots.
+//! file in /opt/tests, with the arguments in /opt/tests.arguments; `battery` loads the modules that are there and runs the battery of bypasses; `true` only proves that the machine boots.
 
 use std::path::Path;
 use std::process::Command;
@@ -106,7 +106,9 @@ fn run() -> Result<()> {
     match std::env::args().next_back().as_deref() {
         Some("story") => {
             // The guest's kernel has BPF LSM on: settling for less would be a failure, not a skip.
-            program(Command::new("/opt/sallyport/bin/sallyport-demo").args(["--expect-mode", "lsm"]))
+            // Emulation is slow, and slower still beside others on the same processors.
+            let mut demo = Command::new("/opt/sallyport/bin/sallyport-demo");
+            program(demo.args(["--expect-mode", "lsm"]).env("SALLYPORT_SLOWNESS", "5"))
         }
         Some("programs") => {
             let mut files: Vec<_> = std::fs::read_dir("/opt/tests")?
@@ -115,15 +117,26 @@ fn run() -> Result<()> {
                 .map(std::fs::DirEntry::path)
                 .collect();
             files.sort();
+            // One a line.
+            let arguments = std::fs::read_to_string("/opt/tests.arguments")?;
+            let flips = std::fs::read_to_string("/opt/tests.flips")?;
+            let mut failed = Vec::new();
             for file in files {
                 println!("sallyport-guest runs {}", file.display());
                 let mut command = Command::new(&file);
-                // What needs BPF LSM is ignored elsewhere.
-                command.args(["--include-ignored", "--test-threads=1"]);
+                command.args(arguments.lines());
                 // Emulation is slow, and its times say nothing.
-                command.current_dir("/tmp").env("SALLYPORT_EMULATED", "1").env("SALLYPORT_FLIPS", "1000");
-                program(&mut command)?;
+                command
+                    .current_dir("/tmp")
+                    .env("SALLYPORT_EMULATED", "1")
+                    .env("SALLYPORT_FLIPS", flips.trim());
+                // The verifier is slow there, too.
+                command.env("SALLYPORT_TEST_WARM", "1");
+                if let Err(error) = program(&mut command) {
+                    failed.push(format!("{error:#}"));
+                }
             }
+            anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
             Ok(())
         }
         Some("battery") => {

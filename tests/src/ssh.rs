@@ -43,12 +43,14 @@ impl Ssh {
         };
         let config = folder.join("config");
         let host = "127.0.0.1".to_owned();
+        let slowness = crate::wait::slowness();
+        let (alive, connect) = (15 * slowness, 30 * slowness);
         // `Host gateway` and not only -p and -l: `ssh -J gateway` reads it for the jump as well.
         let text = format!(
             "Host gateway\n  HostName {host}\n  Port {port}\n\
              Host *\n  IdentityFile {}\n  IdentitiesOnly yes\n  IdentityAgent none\n  \
              UserKnownHostsFile {}\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  \
-             ServerAliveInterval 15\n  ConnectTimeout 30\n  ControlMaster no\n  ControlPath none\n  \
+             ServerAliveInterval {alive}\n  ConnectTimeout {connect}\n  ControlMaster no\n  ControlPath none\n  \
              PasswordAuthentication no\n  UpdateHostKeys no\n",
             key.display(),
             known_hosts.display()

@@ -8,8 +8,19 @@ use anyhow::{Result, bail};
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CLEANING_UP: AtomicBool = AtomicBool::new(false);
 
-/// How long the parts of a run get by default. Generous: virtual machines in software emulation are slow.
+/// How long the parts of a run get by default. Generous; where everything is slower, `SALLYPORT_SLOWNESS` says how much.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How many times longer than elsewhere things may take here: `SALLYPORT_SLOWNESS`, which the virtual machines in software
+/// emulation set; 1 without it.
+#[must_use]
+pub fn slowness() -> u32 {
+    static SLOWNESS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *SLOWNESS.get_or_init(|| {
+        let text = std::env::var("SALLYPORT_SLOWNESS").ok();
+        text.and_then(|text| text.parse().ok()).unwrap_or(1).clamp(1, 100)
+    })
+}
 
 /// From now on Ctrl-C and SIGTERM make every wait fail, so that the run ends by unwinding and cleans up.
 ///
@@ -48,8 +59,9 @@ pub fn clean_up() {
 /// Asks `probe` until it gives a value.
 ///
 /// # Errors
-/// It gave none within `patience`, the run was interrupted, or the probe itself failed.
+/// It gave none within `patience` (times [`slowness`]), the run was interrupted, or the probe itself failed.
 pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let patience = patience * slowness();
     let started = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {

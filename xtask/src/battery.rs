@@ -127,6 +127,7 @@ fn on_kernel(name: &str, arguments: &BatteryArguments) -> Result<Column> {
         kernel_arguments: series.arguments,
         arguments: &["battery".to_owned()],
         deadline: Duration::from_secs(arguments.deadline),
+        silence: Duration::from_secs(arguments.deadline),
         log: &places::cache().join(format!("battery-{name}.log")),
     };
     let booted = qemu::boot(&machine, |line| column.take(line));

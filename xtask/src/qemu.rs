@@ -29,7 +29,10 @@ pub(crate) struct Machine<'a> {
     pub(crate) kernel_arguments: &'a [&'a str],
     /// Arguments for the guest's init.
     pub(crate) arguments: &'a [String],
+    /// The longest that all of it may take.
     pub(crate) deadline: Duration,
+    /// The longest that the console may be silent: nothing moves any more.
+    pub(crate) silence: Duration,
     /// The console is written here as well.
     pub(crate) log: &'a Path,
 }
@@ -42,12 +45,20 @@ pub(crate) fn boot(machine: &Machine<'_>, mut watch: impl FnMut(&str)) -> Result
     let mut log = std::fs::File::create(machine.log)?;
     loop {
         let left = machine.deadline.saturating_sub(started.elapsed());
-        let line = match lines.recv_timeout(left) {
+        let line = match lines.recv_timeout(left.min(machine.silence)) {
             Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => {
+            Err(RecvTimeoutError::Timeout) if started.elapsed() >= machine.deadline => {
                 bail!(
                     "the guest gave no verdict in {} s; its console: {}",
                     machine.deadline.as_secs(),
+                    machine.log.display()
+                )
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                bail!(
+                    "the guest has said nothing for {} s, after {} s in all; its console: {}",
+                    machine.silence.as_secs(),
+                    started.elapsed().as_secs(),
                     machine.log.display()
                 )
             }

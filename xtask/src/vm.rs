@@ -23,8 +23,20 @@ pub(crate) struct VmArguments {
     /// Only boot, to see that the kernels and QEMU work
     #[arg(long, conflicts_with = "programs")]
     boot: bool,
-    /// Give the guest this long
+    /// An argument for the test programs, for example a part of a test's name (may be given more than once)
+    #[arg(long = "argument", value_name = "TEXT", requires = "programs", allow_hyphen_values = true)]
+    program_arguments: Vec<String>,
+    /// Races in the test programs count as enough after so many calls
+    #[arg(long, default_value_t = 1000, value_name = "N", requires = "programs")]
+    flips: u64,
+    /// Another word for the kernel's command line (may be given more than once)
+    #[arg(long = "boot-parameter", value_name = "TEXT")]
+    boot_parameters: Vec<String>,
+    /// Give up on a guest that has said nothing for so long
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    silence: u64,
+    /// Give up on a guest after so long in any case
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     deadline: u64,
     /// Use the programs that were built last
     #[arg(long)]
@@ -123,7 +135,11 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
         (false, false) => "programs",
     };
     let ours = if what == "story" { PROGRAMS } else { &[] };
-    let guest = guest(ours, &arguments.programs)?.archive()?;
+    let mut guest = guest(ours, &arguments.programs)?;
+    if what == "programs" {
+        tests(&mut guest, arguments)?;
+    }
+    let guest = guest.archive()?;
     let initramfs = places::cache().join(format!("guest-{}.cpio", std::process::id()));
     let mut failed = Vec::new();
     for name in names {
@@ -132,23 +148,83 @@ pub(crate) fn run(arguments: &VmArguments) -> Result<()> {
         std::fs::write(&initramfs, [guest.as_slice(), &modules(&kernel)?].concat())
             .context("write the guest's file system")?;
         run::say(format_args!("boot {} in QEMU, software emulation", kernel.version));
+        let boot_parameters: Vec<&str> = series
+            .arguments
+            .iter()
+            .copied()
+            .chain(arguments.boot_parameters.iter().map(String::as_str))
+            .collect();
         let machine = qemu::Machine {
             kernel: &kernel.image,
             initramfs: &initramfs,
-            kernel_arguments: series.arguments,
+            kernel_arguments: &boot_parameters,
             arguments: &[what.to_owned()],
             deadline: Duration::from_secs(arguments.deadline),
-            log: &places::cache().join(format!("console-{name}.log")),
+            silence: Duration::from_secs(arguments.silence),
+            log: &places::cache().join(format!("console-{name}-{}.log", std::process::id())),
         };
-        if let Err(error) = qemu::boot(&machine, |line| println!("{name} | {line}")) {
-            eprintln!("error: kernel {name}: {error:#}");
-            failed.push(name);
+        let started = std::time::Instant::now();
+        let mut said = Vec::new();
+        let booted = qemu::boot(&machine, |line| {
+            println!("{name} | {:>4} s | {line}", started.elapsed().as_secs());
+            said.push(line.to_owned());
+        });
+        if let Err(error) = booted {
+            failed.push((name, format!("{error:#}"), said));
         }
     }
     let _ = std::fs::remove_file(&initramfs);
-    if !failed.is_empty() {
-        bail!("failed on kernel {}", failed.join(" and "));
+    if failed.is_empty() {
+        return Ok(());
     }
+    for (name, error, said) in &failed {
+        explain(name, error, said);
+    }
+    let names: Vec<&str> = failed.iter().map(|(name, ..)| *name).collect();
+    bail!("failed on kernel {}", names.join(" and "));
+}
+
+/// Lines of a console that are shown again when a guest has failed.
+const TAIL: usize = 40;
+
+/// What a failed guest said, once more and last: a log may be cut anywhere but at its end.
+fn explain(kernel: &str, error: &str, said: &[String]) {
+    println!("\n=== the end of kernel {kernel}'s console");
+    for line in &said[said.len().saturating_sub(TAIL)..] {
+        println!("{line}");
+    }
+    println!("=== kernel {kernel} failed: {error}");
+    let is_fault = |line: &&String| {
+        line.starts_with("FAIL")
+            || line.starts_with("error: ")
+            || line.ends_with("... FAILED")
+            || line.contains("panicked at")
+    };
+    for line in said.iter().filter(is_fault) {
+        println!("=== {line}");
+    }
+}
+
+/// What the sensor's tests of kernel programs run besides what the story does.
+const TEST_PROGRAMS: &[&str] =
+    &["busybox", "chroot", "find", "mkfifo", "nsenter", "setpriv", "sysctl", "timeout", "unshare", "mktemp"];
+
+/// Arguments of the test programs, what they run, and the sensor where they were built to look for it.
+fn tests(tree: &mut Tree, arguments: &VmArguments) -> Result<()> {
+    for program in TEST_PROGRAMS {
+        if run::find(program).is_some() {
+            tree.system_program(program)?;
+        }
+    }
+    let sensor = places::programs(false).join("sallyport-sensor");
+    if sensor.exists() {
+        tree.program(&sensor.to_string_lossy(), &sensor)?;
+    }
+    // What needs BPF LSM is ignored elsewhere.
+    let mut lines = vec!["--include-ignored".to_owned(), "--test-threads=1".to_owned()];
+    lines.extend(arguments.program_arguments.iter().cloned());
+    tree.file("opt/tests.arguments", 0o644, lines.join("\n"));
+    tree.file("opt/tests.flips", 0o644, arguments.flips.to_string());
     Ok(())
 }
 

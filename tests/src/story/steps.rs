@@ -388,8 +388,9 @@ fn shell(line: &str) -> Result<Finished> {
 
 fn bash_connects(address: &str, port: u16) -> String {
     // A shell of its own: `exec` with a failed redirection ends a shell.
+    let patience = 10 * wait::slowness();
     format!(
-        "bash -c 'exec 3<>/dev/tcp/{address}/{port} && read -t 10 -r line <&3 && test \"$line\" = witness'"
+        "bash -c 'exec 3<>/dev/tcp/{address}/{port} && read -t {patience} -r line <&3 && test \"$line\" = witness'"
     )
 }
 
