@@ -98,7 +98,8 @@ impl Host {
         }
     }
 
-    fn map(&self, name: &str) -> Map {
+    /// A pinned map, as root can write it.
+    pub(crate) fn map(&self, name: &str) -> Map {
         Map::from_map_data(MapData::from_pin(self.pins.0.join("maps").join(name)).expect("pin")).expect("map")
     }
 

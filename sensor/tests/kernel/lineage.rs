@@ -1,7 +1,9 @@
 //! Tags: every descendant has one, whatever it does; nobody else does; they go with the process.
 
+use aya::maps::{Array, HashMap, MapData};
 use sallyport_sensor::kernel::{Cause, Event, Judgement, KernelError};
 use sallyport_sensor_abi::policy::DENY;
+use sallyport_sensor_abi::session::Tag;
 
 use crate::helper::shell_function;
 use crate::host::{Host, Waiting, eventually};
@@ -146,33 +148,68 @@ async fn processes_that_nobody_waits_for_count_too() {
     assert!(host.run(None, &format!("{never} hoarded")).ok() && host.file("hoarded").exists());
 }
 
+/// Tags of session 1, in slot 0, at all free ones of the 500 process numbers after `last`, counted: as if nobody had seen how
+/// their processes ended.
+struct LeftBehind {
+    tasks: HashMap<MapData, u32, Tag>,
+    numbers: Vec<u32>,
+}
+
+impl LeftBehind {
+    fn new(host: &Host, last: u32) -> Self {
+        let mut tasks = HashMap::try_from(host.map("TASKS")).expect("a hash map");
+        let tag = Tag { session: 1, started: 1, ..Tag::default() };
+        let mut numbers: Vec<u32> = (last + 1..last + 501).collect();
+        numbers.retain(|number| !std::path::Path::new(&format!("/proc/{number}")).exists());
+        for number in &numbers {
+            tasks.insert(number, tag, 0).expect("insert");
+        }
+        count(host, numbers.len() as u32);
+        Self { tasks, numbers }
+    }
+
+    /// Takes away those that are still there; how many are not.
+    fn remove(mut self, host: &Host) -> usize {
+        let mut left = 0;
+        for number in &self.numbers {
+            if self.tasks.get(number, 0).is_ok_and(|tag| tag.started == 1) {
+                self.tasks.remove(number).expect("remove");
+                left += 1;
+            }
+        }
+        count(host, (left as u32).wrapping_neg());
+        self.numbers.len() - left
+    }
+}
+
+/// Adds to what is counted, of the host and of slot 0.
+fn count(host: &Host, more: u32) {
+    let mut of_host = Array::<MapData, [u32; 8]>::try_from(host.map("HOST")).expect("HOST");
+    let mut value = of_host.get(&0, 0).expect("read");
+    value[0] = value[0].wrapping_add(more);
+    of_host.set(0, value, 0).expect("write");
+    let mut sessions = Array::<MapData, [u32; 10]>::try_from(host.map("SESSIONS")).expect("SESSIONS");
+    let mut value = sessions.get(&0, 0).expect("read");
+    value[4] = value[4].wrapping_add(more);
+    sessions.set(0, value, 0).expect("write");
+}
+
 #[tokio::test]
 async fn a_tag_that_was_left_behind_is_nobody_elses() {
     let mut host = Host::start();
     host.session(1, &Tables::allow_all());
-    host.session(2, &Tables::allow_all().path("/usr/bin/touch", sallyport_sensor_abi::policy::DENY | 2));
-    // As if the end of these had not been seen: tags of session 1 at all the numbers that come next.
-    let last: u32 = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid")
-        .map_or(0, |text| text.trim().parse().expect("a number"));
+    host.session(2, &Tables::allow_all().path("/usr/bin/touch", DENY | 2));
     let waiting = Waiting::start("/usr/bin/touch made; true", host.folder.path());
     host.kernel.tag(waiting.pid(), 2, 1).expect("tag");
-    let data = aya::maps::MapData::from_pin(host.pins.0.join("maps/TASKS")).expect("TASKS");
-    let mut tasks = aya::maps::HashMap::<_, u32, sallyport_sensor_abi::session::Tag>::try_from(
-        aya::maps::Map::HashMap(data),
-    )
-    .expect("a hash map");
-    let left = tasks.get(&waiting.pid(), 0).expect("the tag");
-    let left = sallyport_sensor_abi::session::Tag { session: 1, slot: 0, started: 1, ..left };
-    let numbers: Vec<u32> = (last.max(waiting.pid()) + 1..).take(500).collect();
-    for number in numbers.iter().filter(|number| !std::path::Path::new(&format!("/proc/{number}")).exists()) {
-        tasks.insert(number, left, 0).expect("insert");
-    }
+    let last = std::fs::read_to_string("/proc/sys/kernel/ns_last_pid").expect("the last process number");
+    let left = LeftBehind::new(&host, last.trim().parse().expect("a number"));
+    assert_eq!(host.kernel.sessions()[0].tasks as usize, left.numbers.len());
     waiting.go();
     assert!(!host.file("made").exists(), "the child was judged under another session's policy");
     let events = host.drain().await;
     assert!(events.iter().all(|event| event.head().session == 2), "{events:?}");
-    for number in numbers {
-        let _ = tasks.remove(&number);
-    }
+    assert_eq!(left.remove(&host), 1, "the child got a number with a tag");
+    // Each was counted once.
+    host.all_gone();
     assert!(host.run(Some(1), "/usr/bin/touch made").ok() && host.file("made").exists(), "control");
 }
