@@ -45,7 +45,7 @@ fn in_guest(kernel: &str, programs: &[&str], arguments: &[&str], boot_parameter:
     for argument in arguments {
         vm.args(["--argument", argument]);
     }
-    for parameter in boot_parameter {
+    if let Some(parameter) = boot_parameter {
         vm.args(["--boot-parameter", parameter]);
     }
     let mut vm = vm.stdout(Stdio::piped()).spawn().expect("xtask; build it: `cargo build --workspace`");
@@ -56,11 +56,15 @@ fn in_guest(kernel: &str, programs: &[&str], arguments: &[&str], boot_parameter:
         println!("{line}");
         // `test result: ok. 12 passed; 0 failed; …`
         if let Some((_, result)) = line.split_once("test result: ok. ") {
-            passed += result.split(' ').next().and_then(|number| number.parse::<u64>().ok()).expect("a number");
+            passed +=
+                result.split(' ').next().and_then(|number| number.parse::<u64>().ok()).expect("a number");
             results += 1;
         }
     }
-    assert!(vm.wait().expect("wait").success(), "tests failed on kernel {kernel}; see the lines that begin with ===");
+    assert!(
+        vm.wait().expect("wait").success(),
+        "tests failed on kernel {kernel}; see the lines that begin with ==="
+    );
     assert_eq!(results, programs.len(), "not every test program came to its end");
     println!("{passed} tests of {programs:?} passed on kernel {kernel}, races with 200 calls each");
     passed

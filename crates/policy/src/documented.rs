@@ -7,12 +7,8 @@ use crate::{archive, compile, entities, load, residual, rule};
 /// `20000` as `20,000`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
-    let parts: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|chunk| std::str::from_utf8(chunk).expect("digits"))
-        .collect();
+    let parts: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|chunk| std::str::from_utf8(chunk).expect("digits")).collect();
     parts.join(",")
 }
 

@@ -50,7 +50,9 @@ fn together_they_decide_as_each_says() {
     let (stricter, other): (Vec<_>, Vec<_>) = report.failures.iter().partition(|failure| {
         // Denied in any case, by a rule that is about jobs or agents wherever they are.
         failure.message.starts_with("expected rule")
-            && ["got deny by rule `ci-", "got deny by rule `agent-"].iter().any(|by| failure.message.contains(by))
+            && ["got deny by rule `ci-", "got deny by rule `agent-"]
+                .iter()
+                .any(|by| failure.message.contains(by))
     });
     assert!(stricter.len() <= 6, "{report}");
     let [other] = other.as_slice() else { panic!("{report}") };

@@ -174,7 +174,8 @@ async fn on_a_kernel_booted_without_bpf_tracepoint_mode_enforces_and_doctor_says
     let port = heard.local_addr().expect("address").port();
     let rules = Tables::allow_all().path("/usr/bin/touch", DENY | 1);
     host.session(1, &rules.connect(&[], &[port], |_, listed, _| if listed { DENY | 2 } else { 0 }));
-    let script = format!("/usr/bin/touch made; /usr/bin/mkdir -p fine; echo x >/dev/udp/127.0.0.1/{port}; true");
+    let script =
+        format!("/usr/bin/touch made; /usr/bin/mkdir -p fine; echo x >/dev/udp/127.0.0.1/{port}; true");
     let arrived = || heard.recv(&mut [0; 8]).is_ok();
     assert!(host.run(Some(1), &script).ok());
     assert!(!host.file("made").exists(), "a forbidden program ran");
