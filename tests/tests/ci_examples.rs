@@ -270,7 +270,7 @@ fn the_github_workflow_pushes_and_only_from_the_main_branch() -> Result<()> {
     let stranger = scene.start_job("github", &github_claims(&commit, "refs/heads/feature"))?;
     let mut refused = Vec::new();
     for (line, environment) in &steps {
-        refused = scene.run(&[line.clone()], &with_job(&stranger, environment))?;
+        refused = scene.run(std::slice::from_ref(line), &with_job(&stranger, environment))?;
     }
     assert_eq!(refused[0].code(), 1, "{refused:?}");
     assert!(
@@ -293,7 +293,7 @@ fn the_github_workflow_pushes_and_only_from_the_main_branch() -> Result<()> {
     let refused = scene.run(&[unsigned], &with_job(&job, &steps[1].1))?;
     assert!(refused[0].err().contains("takes signed versions only"), "{refused:?}");
     for (line, environment) in &steps {
-        let done = scene.run(&[line.clone()], &with_job(&job, environment))?;
+        let done = scene.run(std::slice::from_ref(line), &with_job(&job, environment))?;
         assert_eq!(done[0].code(), 0, "{line}: {done:?}");
         ran.extend(done);
     }

@@ -99,7 +99,8 @@ impl Statement {
         }
         // SHA-1 or SHA-256, and what `git describe` and `policy push` mark a changed folder with.
         let commit = self.commit.strip_suffix("-dirty").unwrap_or(&self.commit);
-        if !self.commit.is_empty() && !(digits(commit) && matches!(commit.len(), 40 | 64)) {
+        let is_hash = digits(commit) && matches!(commit.len(), 40 | 64);
+        if !is_hash && !self.commit.is_empty() {
             return Err(malformed("`commit` is not a full commit hash"));
         }
         Ok(())

@@ -226,17 +226,17 @@ struct Problem {
     status: StatusCode,
     kind: &'static str,
     detail: String,
-    more: Value,
+    more: Box<Value>,
     header: Option<(header::HeaderName, String)>,
 }
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into(), more: json!({}), header: None }
+        Self { status, kind, detail: detail.into(), more: Box::new(json!({})), header: None }
     }
 
     fn with(self, more: Value) -> Self {
-        Self { more, ..self }
+        Self { more: Box::new(more), ..self }
     }
 
     fn retry(self, seconds: u64) -> Self {
@@ -244,7 +244,7 @@ impl Problem {
     }
 
     fn answer(self) -> Answer {
-        let mut value = self.more;
+        let mut value = *self.more;
         value["type"] = json!(format!("urn:sallyport:problem:{}", self.kind));
         value["title"] = json!(self.status.canonical_reason().unwrap_or("problem"));
         value["status"] = json!(self.status.as_u16());

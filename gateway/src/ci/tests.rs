@@ -82,6 +82,19 @@ fn which_issuer_to_ask_is_read_with_care() {
     assert_eq!(shown(&unverified_issuer(&token).expect("named")), "x\u{fffd}[2J");
 }
 
+proptest::proptest! {
+    #[test]
+    fn any_token_and_any_claims_are_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        fuzz_job(&bytes);
+    }
+    #[test]
+    fn any_texts_as_claims_are_survived(repository in "\\PC{0,600}", reference in ".{0,40}", actor in ".{0,40}") {
+        let claims = json!({"sub": "s", "repository": repository, "project_path": repository, "ref": reference,
+            "ref_type": actor, "actor": actor, "environment": actor});
+        fuzz_job(claims.to_string().as_bytes());
+    }
+}
+
 #[tokio::test]
 async fn an_issuer_that_is_not_named_is_not_asked() {
     let token = token(&json!({"alg": "EdDSA"}), &claims(), &key());

@@ -6,6 +6,7 @@ mod issuer;
 mod person;
 
 mod backtest;
+mod changes;
 mod login;
 mod meaning;
 mod policy;

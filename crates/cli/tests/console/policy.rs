@@ -7,10 +7,10 @@ use sallyport_policy::Bundle;
 
 use super::person::{Person, signed_in};
 
-const RULE: &str = "@id(\"ops\")\n@reason(\"operators work here\")\npermit (principal in Group::\"ops\", action == \
+pub(crate) const RULE: &str = "@id(\"ops\")\n@reason(\"operators work here\")\npermit (principal in Group::\"ops\", action == \
                     Action::\"open_session\", resource);\n";
 
-fn bundle(person: &Person, rule: &str) -> String {
+pub(crate) fn bundle(person: &Person, rule: &str) -> String {
     let dir = person.path("bundle");
     fs::create_dir_all(&dir).expect("made");
     fs::write(dir.join("bundle.toml"), "schema = 2\nname = \"test\"\ncontact = \"security@example.org\"\n")
