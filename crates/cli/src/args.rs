@@ -12,7 +12,9 @@ mod policy;
 
 pub use change::{Archive, Bring, Keygen, Settle, Sign, Verify as VerifyPolicy};
 pub use meaning::{Backtest, Diff, Evidence, Explain, Learn, PersonKind, Who};
-pub use policy::{Bundle, Canary, EndCanary, List, Policy, Push, Rollback, Show, StartCanary};
+pub use policy::{
+    Bundle, Canary, Check, Docs, EndCanary, Fmt, Init, List, Policy, Push, Rollback, Show, StartCanary, Test,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:

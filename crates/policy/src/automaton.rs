@@ -12,7 +12,7 @@ use weight::{Best, beaten};
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::formula::{ArgTest, Atom, Pattern, Piece, Text};
+use crate::formula::{ArgTest, Atom, Known, Pattern, Piece, Text};
 use crate::mutant;
 
 /// What lies between two arguments.
@@ -36,6 +36,47 @@ pub(crate) struct Automaton {
     /// Class of each state: what holds if the text ends here.
     pub(crate) class: Vec<u32>,
     pub(crate) start: u32,
+}
+
+impl Automaton {
+    /// For each class the shortest text that ends in it, with readable bytes where these will do.
+    pub(crate) fn examples(&self, classes: usize) -> Vec<Vec<u8>> {
+        let readable = |byte: &u8| (!byte.is_ascii_alphanumeric(), !byte.is_ascii_graphic(), *byte);
+        let mut bytes = vec![None; self.n_symbols];
+        for byte in 0..=u8::MAX {
+            let best: &mut Option<u8> = &mut bytes[usize::from(self.symbols[usize::from(byte)])];
+            if best.is_none_or(|best| readable(&byte) < readable(&best)) {
+                *best = Some(byte);
+            }
+        }
+        let mut before: Vec<Option<(u32, u8)>> = vec![None; self.class.len()];
+        let mut order = vec![self.start];
+        let mut examples: Vec<Option<Vec<u8>>> = vec![None; classes];
+        let mut at = 0;
+        while let Some(state) = order.get(at).copied() {
+            at += 1;
+            let example = &mut examples[self.class[state as usize] as usize];
+            if example.is_none() {
+                let (mut text, mut here) = (Vec::new(), state);
+                while let Some((from, byte)) = before[here as usize] {
+                    text.push(byte);
+                    here = from;
+                }
+                text.reverse();
+                *example = Some(text);
+            }
+            for (symbol, byte) in bytes.iter().enumerate() {
+                let next = self.next[state as usize * self.n_symbols + symbol];
+                if let (Some(byte), None) = (byte, before[next as usize])
+                    && next != self.start
+                {
+                    before[next as usize] = Some((state, *byte));
+                    order.push(next);
+                }
+            }
+        }
+        examples.into_iter().map(Option::unwrap_or_default).collect()
+    }
 }
 
 /// Builds the automaton of these atoms. Also returns, for each class, the atoms that hold in it, sorted; without those that
@@ -127,7 +168,13 @@ impl Nfa {
                     self.add_text(id, Some(if wrong { Text::Name } else { Text::Path }), pattern);
                 }
             }
-            Atom::Fileless
+            Atom::Known(Known::Text(_, patterns)) => {
+                for pattern in patterns {
+                    self.add_text(id, Some(Text::Path), pattern);
+                }
+            }
+            Atom::Known(_)
+            | Atom::Fileless
             | Atom::Setuid
             | Atom::Outside
             | Atom::Operation(_)

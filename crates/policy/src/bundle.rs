@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::archive;
+use crate::diagnostic::{Diagnostics, Faults};
+use crate::packs;
 
 /// Name of the manifest.
 pub(crate) const MANIFEST: &str = "bundle.toml";
@@ -53,12 +55,13 @@ pub enum BundleError {
         path: PathBuf,
     },
     /// The manifest is wrong.
-    #[error("`{path}` is not a valid bundle manifest: {message}")]
-    Manifest {
-        /// The manifest.
-        path: String,
-        /// What is wrong, with the place.
-        message: String,
+    #[error("a bundle's manifest is not valid\n{0}")]
+    Manifest(Diagnostics),
+    /// It includes a pack that does not exist.
+    #[error("there is no pack `{name}`; there are {}", packs::names().join(", "))]
+    UnknownPack {
+        /// As it was named.
+        name: String,
     },
     /// A symbolic link in the folder.
     #[error(
@@ -120,35 +123,57 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// Parses and checks; the error is a sentence.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-        let manifest: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
-            format!("line {line}: {}", error.message().trim_end())
-        })?;
-        let name = &manifest.name;
+    /// Parses and checks; the error names every fault. `file`: how it is called there.
+    pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Self, Diagnostics> {
+        let mut faults = Faults::default();
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(_) => {
+                faults.file(file, "the file is not UTF-8", None);
+                ""
+            }
+        };
+        let manifest = toml::from_str(text).unwrap_or_else(|error: toml::de::Error| {
+            if faults.is_empty() {
+                let span = error.span().unwrap_or(0..1);
+                let help = "it holds `name`, `schema = 2`, and if wanted `contact` and `include`";
+                let message = error.message().trim_end().to_owned();
+                faults.at((file, text), (span.start, span.len()), message, Some(help.into()));
+            }
+            Self { name: "unreadable".into(), schema: SCHEMA_VERSION, contact: None, include: vec![] }
+        });
+        // Where a key's line begins.
+        let place = |key: &str| {
+            let lines = text.split_inclusive('\n').scan(0, |at, line| {
+                let begin = *at;
+                *at += line.len();
+                Some((begin, line))
+            });
+            let mut found = lines.filter(|(_, line)| line.trim_start().starts_with(key));
+            found.next().map_or((0, 1), |(begin, line)| (begin, line.trim_end().len()))
+        };
+        let Self { name, schema, contact, .. } = &manifest;
         if name.is_empty()
             || name.len() > 64
             || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         {
-            return Err("`name` must be 1 to 64 letters, digits, `-` or `_`".into());
+            let help = "use 1 to 64 letters, digits, `-` or `_`";
+            faults.at((file, text), place("name"), format!("`{}` cannot be a name", name.escape_debug()), Some(help.into()));
         }
-        if manifest.schema == 1 {
-            return Err(MIGRATE.into());
+        if *schema == 1 {
+            faults.at((file, text), place("schema"), "the bundle was written for schema 1", Some(MIGRATE.into()));
+        } else if *schema != SCHEMA_VERSION {
+            let message = format!("`schema = {schema}` is not known to this version");
+            let help = format!("it speaks schema {SCHEMA_VERSION}: write `schema = {SCHEMA_VERSION}`");
+            faults.at((file, text), place("schema"), message, Some(help));
         }
-        if manifest.schema != SCHEMA_VERSION {
-            return Err(format!(
-                "`schema = {}` is not known to this version, which speaks schema {SCHEMA_VERSION}",
-                manifest.schema
-            ));
-        }
-        if let Some(contact) = &manifest.contact
+        if let Some(contact) = contact
             && (contact.is_empty() || contact.len() > 200 || contact.chars().any(char::is_control))
         {
-            return Err("`contact` must be 1 to 200 characters without control characters".into());
+            let help = "use 1 to 200 characters without control characters";
+            faults.at((file, text), place("contact"), "`contact` cannot be shown to people as it is", Some(help.into()));
         }
-        Ok(manifest)
+        faults.result(manifest)
     }
 }
 
@@ -156,7 +181,7 @@ impl Bundle {
     /// Reads the bundle in a folder and those that it includes.
     pub fn read_dir(folder: &Path) -> Result<Self, BundleError> {
         let mut reader = Reader::default();
-        reader.bundle(folder, None)?;
+        reader.bundle(folder, false)?;
         Ok(Self { files: reader.files })
     }
 
@@ -223,8 +248,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads one bundle; `includer` is the manifest that named it, none for the bundle itself.
-    fn bundle(&mut self, folder: &Path, includer: Option<&Path>) -> Result<(), BundleError> {
+    /// Reads one bundle; `includer`: another one named it.
+    fn bundle(&mut self, folder: &Path, includer: bool) -> Result<(), BundleError> {
         let read = |source| BundleError::Read { path: folder.to_path_buf(), source };
         let canonical = fs::canonicalize(folder).map_err(read)?;
         if self.open.contains(&canonical) {
@@ -235,33 +260,61 @@ impl Reader {
             return Err(BundleError::NoManifest { path: folder.to_path_buf() });
         }
         let bytes = self.content(&manifest_path)?;
-        let manifest = Manifest::parse(&bytes).map_err(|message| BundleError::Manifest {
-            path: manifest_path.display().to_string(),
-            message,
-        })?;
-        let prefix = if includer.is_some() {
-            if let Some(first) = self.included.get(&manifest.name) {
-                if *first == canonical {
-                    return Ok(());
-                }
-                return Err(BundleError::SameName {
-                    name: manifest.name,
-                    first: first.clone(),
-                    second: canonical,
-                });
-            }
-            self.included.insert(manifest.name.clone(), canonical.clone());
-            format!("{INCLUDE}{}/", manifest.name)
-        } else {
-            String::new()
-        };
+        let manifest = Manifest::parse(&manifest_path.display().to_string(), &bytes)
+            .map_err(BundleError::Manifest)?;
+        let Some(prefix) = self.prefix(&manifest, includer.then(|| canonical.clone()))? else { return Ok(()) };
         self.open.push(canonical);
         self.folder(folder, &prefix, 0)?;
         for include in &manifest.include {
-            self.bundle(&folder.join(include), Some(&manifest_path))?;
+            match include.strip_prefix(packs::PREFIX) {
+                Some(name) => self.pack(name)?,
+                None => self.bundle(&folder.join(include), true)?,
+            }
         }
         self.open.pop();
         Ok(())
+    }
+
+    /// Takes a pack that comes with this program, and those that it includes.
+    fn pack(&mut self, name: &str) -> Result<(), BundleError> {
+        let unknown = || BundleError::UnknownPack { name: name.to_owned() };
+        let files = packs::find(name).ok_or_else(unknown)?;
+        let source = PathBuf::from(format!("{}{name}", packs::PREFIX));
+        if self.open.contains(&source) {
+            return Err(BundleError::Cycle { path: source });
+        }
+        let bytes = files.iter().find(|(path, _)| *path == MANIFEST).map(|(_, bytes)| *bytes).ok_or_else(unknown)?;
+        let manifest = Manifest::parse(&format!("{}/{MANIFEST}", source.display()), bytes)
+            .map_err(BundleError::Manifest)?;
+        let Some(prefix) = self.prefix(&manifest, Some(source.clone()))? else { return Ok(()) };
+        for (path, bytes) in files {
+            self.take(format!("{prefix}{path}"), bytes.to_vec())?;
+        }
+        self.open.push(source);
+        for include in &manifest.include {
+            // Packs lie side by side: `../base` is `pack:base`.
+            self.pack(include.rsplit(['/', ':']).next().unwrap_or(include))?;
+        }
+        self.open.pop();
+        Ok(())
+    }
+
+    /// Under which prefix a bundle's files go; none if they are there already. `source`: of an included one, what tells
+    /// it from others of its name.
+    fn prefix(&mut self, manifest: &Manifest, source: Option<PathBuf>) -> Result<Option<String>, BundleError> {
+        let Some(source) = source else { return Ok(Some(String::new())) };
+        if let Some(first) = self.included.get(&manifest.name) {
+            if *first == source {
+                return Ok(None);
+            }
+            return Err(BundleError::SameName {
+                name: manifest.name.clone(),
+                first: first.clone(),
+                second: source,
+            });
+        }
+        self.included.insert(manifest.name.clone(), source);
+        Ok(Some(format!("{INCLUDE}{}/", manifest.name)))
     }
 
     /// Takes the files of a folder that belong into a bundle; others (a README, say) are left out.
@@ -299,21 +352,21 @@ impl Reader {
             } else if kind.is_file() && archive::belongs(&inside) {
                 archive::check_path(&inside)?;
                 let content = self.content(&path)?;
-                self.total += content.len();
-                if self.total > archive::MAX_BYTES {
-                    return Err(BundleError::TooLarge {
-                        what: "the total size in bytes",
-                        limit: archive::MAX_BYTES,
-                    });
-                }
-                self.files.insert(inside, content);
-                if self.files.len() > archive::MAX_FILES {
-                    return Err(BundleError::TooLarge {
-                        what: "the number of files",
-                        limit: archive::MAX_FILES,
-                    });
-                }
+                self.take(inside, content)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes one file.
+    fn take(&mut self, path: String, content: Vec<u8>) -> Result<(), BundleError> {
+        self.total += content.len();
+        if self.total > archive::MAX_BYTES {
+            return Err(BundleError::TooLarge { what: "the total size in bytes", limit: archive::MAX_BYTES });
+        }
+        self.files.insert(path, content);
+        if self.files.len() > archive::MAX_FILES {
+            return Err(BundleError::TooLarge { what: "the number of files", limit: archive::MAX_FILES });
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use sallyport_sensor_abi::policy::{DENY, OBSERVED, QUIET, Word, file_op, operati
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, INCLUDE};
+use crate::coverage::{Condition, Watch};
 use crate::change::Change;
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
@@ -26,6 +27,23 @@ pub struct TestReport {
     pub failures: Vec<TestFailure>,
     /// Rules of the bundle itself (not of included ones) that no case calls on.
     pub uncovered: Vec<RuleInfo>,
+    /// Every case, in order of files and lines.
+    pub results: Vec<CaseResult>,
+    /// Conditions of the bundle's own rules, and what cases have seen of them.
+    pub conditions: Vec<Condition>,
+}
+
+/// What became of one case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CaseResult {
+    /// File in the bundle.
+    pub file: String,
+    /// Line where the case begins, from 1.
+    pub line: u32,
+    /// The question.
+    pub case: String,
+    /// What was expected and what came, if the case failed.
+    pub failure: Option<String>,
 }
 
 /// A case that failed.
@@ -207,6 +225,7 @@ impl Policy {
             report: TestReport::default(),
             called: BTreeSet::new(),
             compiled: HashMap::new(),
+            watch: Watch::new(self, bundle),
         };
         for (path, content) in &bundle.files {
             if path.starts_with("tests/") && path.ends_with(".toml") {
@@ -215,6 +234,7 @@ impl Policy {
         }
         let own = self.rules().filter(|rule| !rule.file.starts_with(INCLUDE));
         run.report.uncovered = own.filter(|rule| !run.called.contains(rule.id.as_str())).cloned().collect();
+        run.report.conditions = run.watch.conditions();
         run.report
     }
 }
@@ -227,6 +247,7 @@ struct Run {
     called: BTreeSet<String>,
     /// By person, host and local user.
     compiled: HashMap<(Principal, String, String), Result<KernelPolicy, String>>,
+    watch: Watch,
 }
 
 impl Run {
@@ -256,8 +277,11 @@ impl Run {
             match question(case, &file.people) {
                 Err(message) => self.fail(path, line, "the case".into(), message),
                 Ok(question) => {
-                    if let Some(message) = self.ask(case, &question) {
-                        self.fail(path, line, title(&case.who, &question), message);
+                    self.watch.ask(&self.policy, &question);
+                    let title = title(&case.who, &question);
+                    match self.ask(case, &question) {
+                        Some(message) => self.fail(path, line, title, message),
+                        None => self.result(path, line, title, None),
                     }
                 }
             }
@@ -265,7 +289,12 @@ impl Run {
     }
 
     fn fail(&mut self, file: &str, line: u32, case: String, message: String) {
+        self.result(file, line, case.clone(), Some(message.clone()));
         self.report.failures.push(TestFailure { file: file.to_owned(), line, case, message });
+    }
+
+    fn result(&mut self, file: &str, line: u32, case: String, failure: Option<String>) {
+        self.report.results.push(CaseResult { file: file.to_owned(), line, case, failure });
     }
 
     /// What is wrong with the answer.

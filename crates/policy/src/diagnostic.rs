@@ -44,6 +44,31 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
+impl Fault {
+    /// At byte `offset` of a file's `text`, `length` bytes long.
+    pub(crate) fn at(
+        (file, text): (&str, &str),
+        (offset, length): (usize, usize),
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Self {
+        let offset = text.floor_char_boundary(offset.min(text.len()));
+        let end = text.floor_char_boundary((offset + length).min(text.len()));
+        let start_of_line = text[..offset].rfind('\n').map_or(0, |at| at + 1);
+        let end_of_line = text[offset..].find('\n').map_or(text.len(), |at| offset + at);
+        let marked = &text[offset..end.clamp(offset, end_of_line)];
+        Self {
+            file: file.to_owned(),
+            line: line_of(text, offset),
+            column: small(text[start_of_line..offset].chars().count() + 1),
+            message: message.into(),
+            excerpt: printable(&text[start_of_line..end_of_line]),
+            length: small(marked.chars().count().max(1)),
+            help,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line == 0 {
@@ -98,20 +123,12 @@ impl Faults {
         message: impl Into<String>,
         help: Option<String>,
     ) {
-        let offset = text.floor_char_boundary(offset.min(text.len()));
-        let end = text.floor_char_boundary((offset + length).min(text.len()));
-        let start_of_line = text[..offset].rfind('\n').map_or(0, |at| at + 1);
-        let end_of_line = text[offset..].find('\n').map_or(text.len(), |at| offset + at);
-        let marked = &text[offset..end.clamp(offset, end_of_line)];
-        self.faults.push(Fault {
-            file: file.to_owned(),
-            line: line_of(text, offset),
-            column: small(text[start_of_line..offset].chars().count() + 1),
-            message: message.into(),
-            excerpt: printable(&text[start_of_line..end_of_line]),
-            length: small(marked.chars().count().max(1)),
-            help,
-        });
+        self.faults.push(Fault::at((file, text), (offset, length), message, help));
+    }
+
+    /// Takes over faults that were found elsewhere.
+    pub(crate) fn join(&mut self, more: Diagnostics) {
+        self.faults.extend(more.faults);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -140,6 +157,11 @@ pub(crate) fn printable(text: &str) -> String {
         .chars()
         .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// As [`printable`], for several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
 fn small(n: usize) -> u32 {

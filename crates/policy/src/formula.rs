@@ -112,6 +112,32 @@ pub(crate) enum Atom {
     Port(Vec<(u16, u16)>),
     /// The protocol is one of these numbers.
     Protocol(BTreeSet<u8>),
+    /// Something about person, host or local user; only while a bundle is examined for everybody at once.
+    Known(Known),
+}
+
+/// What is known once person, host and local user are, and open as long as a rule is looked at by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Known {
+    /// The person is in this group, directly or through others.
+    Group(String),
+    /// The person is this one.
+    User(String),
+    /// The host is of one of these classes (`lint::world`).
+    Hosts(BTreeSet<u32>),
+    /// A text matches one of the patterns.
+    Text(KnownText, BTreeSet<Pattern>),
+    /// Something else; nothing is assumed about it.
+    Free(String),
+}
+
+/// A text that is known once person and local user are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum KnownText {
+    LocalUser,
+    Kind,
+    Issuer,
+    OnBehalfOf,
 }
 
 /// The atoms of a compilation, each once.
@@ -142,6 +168,8 @@ impl Atoms {
             Atom::File(tests) if tests.iter().any(|(_, p)| *p == [Piece::Any]) => {
                 return Formula::True;
             }
+            Atom::Known(Known::Hosts(classes)) if classes.is_empty() => return Formula::False,
+            Atom::Known(Known::Text(_, patterns)) if patterns.is_empty() => return Formula::False,
             Atom::Caller(patterns) if patterns.is_empty() => return Formula::False,
             Atom::Caller(patterns) if patterns.contains(&vec![Piece::Any]) => return Formula::True,
             Atom::Operation(numbers) if numbers.is_empty() => return Formula::False,

@@ -21,7 +21,7 @@ const DEFAULT_CONTACT: &str = "your security team";
 pub(crate) const MAX_RULES: usize = 65_534;
 
 /// Bound of [`source::nesting`] for one policy: what a thread's usual stack of 2 MiB surely holds, unoptimised.
-const MAX_NESTING: usize = 500;
+pub(crate) const MAX_NESTING: usize = 500;
 
 /// The schema's text, for people and editors.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -69,14 +69,14 @@ impl Policy {
                 faults.file(&file, "the bundle has no manifest", None);
                 continue;
             };
-            match Manifest::parse(content) {
+            match Manifest::parse(&file, content) {
                 Ok(manifest) => {
                     if part.is_empty() {
                         name = manifest.name;
                     }
                     contacts.insert(part, manifest.contact);
                 }
-                Err(message) => faults.file(&file, message, None),
+                Err(found) => faults.join(found),
             }
         }
         let root_contact = contacts.get("").cloned().flatten();
@@ -299,8 +299,18 @@ impl<'a> Loader<'a> {
                 warning.help().map(|h| h.to_string()),
             )
         });
-        for (id, message, span, help) in errors.chain(warnings) {
+        let all: Vec<_> = errors.chain(warnings).collect();
+        // What follows from an unknown action says nothing more.
+        let unknown: BTreeSet<String> = all
+            .iter()
+            .filter(|(_, message, ..)| message.contains("unrecognized action"))
+            .map(|(id, ..)| id.to_string())
+            .collect();
+        for (id, message, span, help) in all {
             let id = id.to_string();
+            if unknown.contains(&id) && !message.contains("unrecognized") {
+                continue;
+            }
             let message = message.replace(&format!("for policy `{id}`, "), "");
             let Some(place) = self.chunks.get(&id) else {
                 self.faults.file(MANIFEST, message, help);
@@ -349,7 +359,7 @@ impl<'a> Loader<'a> {
 }
 
 /// Offset and length of the place that a Cedar error speaks of, in the policy's own text.
-fn span(error: &dyn miette::Diagnostic) -> Option<(usize, usize)> {
+pub(crate) fn span(error: &dyn miette::Diagnostic) -> Option<(usize, usize)> {
     let label = error.labels()?.next()?;
     Some((label.offset(), label.len()))
 }

@@ -10,6 +10,7 @@ use crate::formula::{Atom, Atoms};
 use crate::load::Policy;
 use crate::question::{GatewayAction, RuleInfo};
 use crate::residual::{self, Action};
+use crate::trie;
 
 /// Where one rule is enforced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,6 +86,17 @@ pub struct Cost {
     pub args_states: usize,
     /// Ranges of addresses and ports.
     pub ranges: usize,
+    /// Entries of the tables that these take before they are merged with those of other rules.
+    pub entries: usize,
+}
+
+impl Placement {
+    /// Whether nothing enforces it, on a kernel with or without BPF LSM.
+    pub fn unenforced(&self) -> bool {
+        self.places.iter().all(|place| {
+            place.lsm == Enforcement::NotJudged && place.tracepoint == Enforcement::NotJudged
+        })
+    }
 }
 
 impl Policy {
@@ -152,17 +164,25 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
             used.iter().map(|id| (*id, &**atoms.atom(*id))).filter(|(_, atom)| about(atom)).collect();
         list
     };
-    let states = |list: Vec<(u32, &Atom)>| match (
-        list.is_empty(),
-        automaton::build(list.into_iter(), &Weights::default()),
-    ) {
-        (true, _) => 0,
-        (false, Ok((automaton, _))) => automaton.class.len(),
-        (false, Err(_)) => usize::MAX,
+    let mut entries = 0usize;
+    let mut states = |list: Vec<(u32, &Atom)>| {
+        if list.is_empty() {
+            return 0;
+        }
+        let Ok((automaton, _)) = automaton::build(list.into_iter(), &Weights::default()) else {
+            return usize::MAX;
+        };
+        entries += automaton.next.len() + automaton.class.len();
+        automaton.class.len()
     };
+    let path_states = states(chosen(|atom| matches!(atom, Atom::File(_))));
+    let args_states = states(chosen(|atom| matches!(atom, Atom::Args(_))));
+    states(chosen(|atom| matches!(atom, Atom::Caller(_))));
+    entries += net_entries(&atoms, &used);
     let cost = Cost {
-        path_states: states(chosen(|atom| matches!(atom, Atom::File(_)))),
-        args_states: states(chosen(|atom| matches!(atom, Atom::Args(_)))),
+        path_states,
+        args_states,
+        entries,
         ranges: used
             .iter()
             .map(|id| match &**atoms.atom(*id) {
@@ -179,6 +199,7 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
         })
     };
     let (lsm, tracepoint) = match action {
+        Action::Gateway(_) => (Enforcement::Gateway, Enforcement::Gateway),
         Action::Connect => (Enforcement::ConnectionRefused, Enforcement::ConnectionRefused),
         Action::Exec if reads(&["args", "command_line"]) => {
             (Enforcement::KilledAtFirstInstruction, Enforcement::KilledAtFirstInstruction)
@@ -191,4 +212,30 @@ fn in_kernel(body: &cedar_policy::pst::Template, action: Action) -> Place {
         Action::System => (Enforcement::DeniedBeforeItHappens, Enforcement::GivenUpByTheSession),
     };
     Place { action: action.name().to_owned(), lsm, tracepoint, cost }
+}
+
+/// Entries of the tries of addresses and ports.
+fn net_entries(atoms: &Atoms, used: &BTreeSet<u32>) -> usize {
+    let mut addresses = Vec::new();
+    let mut ports: Option<Vec<u32>> = None;
+    for id in used {
+        match &**atoms.atom(*id) {
+            Atom::Address(ranges) => addresses.extend(ranges.iter().map(|range| (*range, *id))),
+            Atom::Port(ranges) => {
+                let class = ports.get_or_insert_with(|| vec![0; 65_536]);
+                for (low, high) in ranges {
+                    class[usize::from(*low)..=usize::from(*high)].iter_mut().for_each(|class| *class |= 1 << (id % 31));
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut entries = ports.map_or(0, |class| trie::ports(&class).words());
+    if !addresses.is_empty() {
+        let mut classes = trie::Classes::default();
+        for v6 in [false, true] {
+            entries += trie::addresses(&addresses, v6, &mut classes).map_or(0, |trie| trie.words());
+        }
+    }
+    entries
 }

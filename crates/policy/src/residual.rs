@@ -6,8 +6,8 @@
 mod compare;
 mod literal;
 
-pub(crate) use self::literal::parse_range;
-use self::literal::{matches, pieces, range};
+pub(crate) use self::literal::{matches, parse_range, pieces};
+use self::literal::range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use cedar_policy::{Entities, EvalResult, Expression, Request};
 use sallyport_sensor_abi::policy::{file_op, operation};
 
 use crate::expr::parts;
-use crate::formula::{ArgTest, Atom, Atoms, Formula, Pattern, Prefix, Text, and, choose, not};
+use crate::formula::{ArgTest, Atom, Atoms, Formula, Known, Pattern, Prefix, Text, and, choose, not};
 use crate::mutant;
 use crate::port::{self, PortExpr};
 
@@ -28,6 +28,8 @@ const FILE: [&str; 4] = ["path", "name", "fileless", "caller"];
 const SYSTEM: [&str; 3] = ["operation", "outside", "caller"];
 /// Attributes of `connect` and `listen`.
 const NET: [&str; 3] = ["address", "port", "protocol"];
+/// The action by which sessions begin.
+pub(crate) const OPEN_SESSION: &str = "open_session";
 /// Deepest nesting of a condition that is followed: the walk is recursive.
 pub(crate) const MAX_NESTING: usize = 260;
 
@@ -40,10 +42,12 @@ pub(crate) enum Action {
     System,
     Connect,
     Listen,
+    /// One that the gateway decides, by name. Only where a bundle is examined; it never gets into tables.
+    Gateway(&'static str),
 }
 
 impl Action {
-    /// All of them.
+    /// All that the kernel judges.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         std::iter::once(Self::Exec).chain((0..file_op::COUNT).map(Self::File)).chain([
             Self::System,
@@ -59,12 +63,22 @@ impl Action {
             Self::System => "system",
             Self::Connect => "connect",
             Self::Listen => "listen",
+            Self::Gateway(name) => name,
         }
     }
 
+    /// It is done to a host, or on one; otherwise to the gateway itself.
+    pub(crate) fn on_host(self) -> bool {
+        !matches!(self, Self::Gateway(name) if name != OPEN_SESSION)
+    }
+
     fn has(self, attribute: &str) -> bool {
+        if let Self::Gateway(name) = self {
+            return name == OPEN_SESSION && ["local_user", "client_address"].contains(&attribute);
+        }
         attribute == "local_user"
             || match self {
+                Self::Gateway(_) => false,
                 Self::Exec => EXEC.contains(&attribute),
                 Self::File(_) => FILE.contains(&attribute),
                 Self::System => SYSTEM.contains(&attribute),
@@ -94,7 +108,36 @@ pub(crate) fn condition(
     atoms: &mut Atoms,
     given: Option<&Given<'_>>,
 ) -> Result<Formula, Unplaceable> {
-    let mut folder = Folder { action, atoms, given };
+    fold(body, Folder { action, atoms, given, world: None })
+}
+
+/// The condition of a policy's clauses for everybody at once: what depends on person, host and local user is left to `world`.
+pub(crate) fn open_condition(
+    body: &pst::Template,
+    action: Action,
+    atoms: &mut Atoms,
+    world: &dyn Unknown,
+) -> Result<Formula, Unplaceable> {
+    fold(body, Folder { action, atoms, given: None, world: Some(world) })
+}
+
+/// One expression, as in [`open_condition`].
+pub(crate) fn open_truth(
+    expr: &Expr,
+    action: Action,
+    atoms: &mut Atoms,
+    world: &dyn Unknown,
+) -> Result<Formula, Unplaceable> {
+    Folder { action, atoms, given: None, world: Some(world) }.truth(expr)
+}
+
+/// Stands for person, host and local user where they are not given.
+pub(crate) trait Unknown {
+    /// The formula of an expression that does not look at what only the kernel knows.
+    fn truth(&self, expr: &Expr, action: Action, atoms: &mut Atoms) -> Formula;
+}
+
+fn fold(body: &pst::Template, mut folder: Folder<'_>) -> Result<Formula, Unplaceable> {
     let mut whole = Formula::True;
     for clause in body.clauses() {
         if matches!(whole, Formula::False | Formula::Error) {
@@ -181,6 +224,7 @@ struct Folder<'a> {
     action: Action,
     atoms: &'a mut Atoms,
     given: Option<&'a Given<'a>>,
+    world: Option<&'a dyn Unknown>,
 }
 
 type Folded<T> = Result<T, Unplaceable>;
@@ -210,17 +254,32 @@ impl Folder<'_> {
                 cond => Ok(choose(cond, self.truth(then_expr)?, self.truth(else_expr)?)),
             },
             _ => {
+                if let Some(world) = self.world
+                    && !matches!(expr, Expr::Literal(_))
+                    && (!kernel_visible(expr) || !self.action.on_host())
+                {
+                    return Ok(world.truth(expr, self.action, self.atoms));
+                }
                 let value = self.value(expr)?;
                 self.as_truth(expr, value)
             }
         }
     }
 
+    /// Some condition that is known later. While checking, an atom that nothing else uses keeps both ways open; while a
+    /// bundle is examined, each needs its own.
+    fn later(&mut self) -> Formula {
+        if self.world.is_none() {
+            return self.atoms.intern(Atom::Fileless);
+        }
+        let free = Known::Free(format!("#{}", self.atoms.len()));
+        self.atoms.intern(Atom::Known(free))
+    }
+
     fn as_truth(&mut self, expr: &Expr, value: Value) -> Folded<Formula> {
         match value {
             Value::Bool(formula) => Ok(formula),
-            // Checking: some condition. An atom that nothing else uses keeps both ways open.
-            Value::Later => Ok(self.atoms.intern(Atom::Fileless)),
+            Value::Later => Ok(self.later()),
             Value::Either(cond, a, b) => {
                 let (a, b) = (self.as_truth(expr, *a)?, self.as_truth(expr, *b)?);
                 Ok(choose(cond, a, b))
@@ -375,7 +434,7 @@ impl Folder<'_> {
             "setuid" => Value::Bool(self.atoms.intern(Atom::Setuid)),
             "outside" => Value::Bool(self.atoms.intern(Atom::Outside)),
             "operation" => Value::Operation,
-            "address" => Value::Address,
+            "address" | "client_address" => Value::Address,
             "protocol" => Value::Protocol,
             "port" => Value::Port(Rc::new(PortExpr::Port)),
             _ => return Err(unplaceable(expr)),
@@ -470,7 +529,7 @@ impl Folder<'_> {
             }
             Op::Add | Op::Sub | Op::Mul => {
                 if matches!((&left, &right), (Value::Later, _) | (_, Value::Later)) {
-                    return Ok(Value::Port(Rc::new(PortExpr::Port)));
+                    return Ok(Value::Later);
                 }
                 let (Some(a), Some(b)) = (number(&left), number(&right)) else {
                     return Err(unplaceable(expr));

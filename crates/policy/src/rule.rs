@@ -13,7 +13,8 @@ use crate::source::Chunk;
 /// The id that stands for "no rule permits it".
 pub(crate) const DEFAULT_RULE: &str = "default-deny";
 /// Annotations that mean something.
-const KNOWN: [&str; 7] = ["id", "reason", "contact", "on_violation", "mode", "record", "session_limit"];
+pub(crate) const KNOWN: [&str; 8] =
+    ["id", "reason", "contact", "on_violation", "mode", "record", "session_limit", "wide"];
 /// Attributes that only the kernel knows, but for the path.
 const NOT_PATH: [&str; 11] = [
     "name",
@@ -37,6 +38,8 @@ pub(crate) const MAX_ID: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) info: RuleInfo,
+    /// Where it begins in its file, in bytes.
+    pub(crate) offset: usize,
     pub(crate) forbids: bool,
     /// `@mode("monitor")`.
     pub(crate) monitored: bool,
@@ -44,6 +47,8 @@ pub(crate) struct Rule {
     pub(crate) quiet: bool,
     /// Of what only the kernel knows its condition looks at nothing but the path.
     by_path: bool,
+    /// `@wide("…")`: that so much is permitted is meant.
+    pub(crate) wide: bool,
     pub(crate) session_limit: Option<Duration>,
     pub(crate) body: pst::Template,
 }
@@ -111,6 +116,15 @@ pub(crate) fn rule(
     let monitored = reader.monitored(faults, forbids);
     let quiet = reader.quiet(faults, forbids);
     let session_limit = reader.session_limit(faults, forbids);
+    let wide = reader.text(faults, "wide").is_some();
+    if wide && forbids {
+        reader.name(
+            faults,
+            "wide",
+            "a forbid may be as wide as it likes".into(),
+            "`@wide` says of a permit that it is meant to permit so much; remove it here".into(),
+        );
+    }
     let by_path = body.clauses().iter().all(|clause| {
         let (pst::Clause::When(expr) | pst::Clause::Unless(expr)) = clause;
         !crate::expr::reads(expr, &NOT_PATH)
@@ -124,10 +138,12 @@ pub(crate) fn rule(
             file: source.0.to_owned(),
             line: crate::diagnostic::line_of(source.1, chunk.offset),
         },
+        offset: chunk.offset,
         forbids,
         monitored,
         quiet,
         by_path,
+        wide,
         session_limit,
         body,
     }

@@ -71,6 +71,66 @@ fn chunk(file: &str, begin: usize, end: usize) -> Chunk<'_> {
     Chunk { offset: begin, text, annotations }
 }
 
+/// The comments of a text, in order, without the spaces around them.
+pub(crate) fn comments(text: &str) -> Vec<&str> {
+    let mut tokens = Tokens { text, at: 0 };
+    let mut comments = Vec::new();
+    loop {
+        let before = tokens.at;
+        let next = tokens.next();
+        let between = &text[before..next.map_or(text.len(), |(_, at, _)| at)];
+        comments.extend(between.lines().filter_map(|line| Some(line[line.find("//")?..].trim())));
+        if next.is_none() {
+            return comments;
+        }
+    }
+}
+
+/// Where the parts of a policy stand, as byte offsets and lengths in its file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parts {
+    /// `permit` or `forbid`.
+    pub(crate) effect: (usize, usize),
+    /// `when` and `unless`.
+    pub(crate) clauses: Vec<(usize, usize)>,
+    /// Quoted texts of the conditions.
+    pub(crate) quoted: Vec<(usize, usize)>,
+    /// Numbers of the conditions.
+    pub(crate) numbers: Vec<(usize, usize)>,
+}
+
+/// Finds the parts of a policy.
+pub(crate) fn parts(chunk: &Chunk<'_>) -> Parts {
+    let mut tokens = Tokens { text: chunk.text, at: 0 };
+    let mut parts = Parts { effect: (chunk.offset, 1), ..Parts::default() };
+    let (mut depth, mut in_head, mut scope_over) = (0usize, true, false);
+    while let Some((token, at, end)) = tokens.next() {
+        let place = (chunk.offset + at, end - at);
+        let text = &chunk.text[at..end];
+        match token {
+            Token::Word if in_head && depth == 0 && ["permit", "forbid"].contains(&text) => {
+                parts.effect = place;
+                in_head = false;
+            }
+            Token::Word if scope_over && depth == 0 && ["when", "unless"].contains(&text) => {
+                parts.clauses.push(place);
+            }
+            Token::Word if scope_over && text.starts_with(|c: char| c.is_ascii_digit()) => {
+                parts.numbers.push(place);
+            }
+            Token::Quoted if scope_over => parts.quoted.push(place),
+            Token::Open => depth += 1,
+            Token::Other if ["[", "{"].contains(&text) => depth += 1,
+            Token::Other if [")", "]", "}"].contains(&text) => {
+                depth = depth.saturating_sub(1);
+                scope_over |= depth == 0 && !in_head;
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
 /// Weight of a bracket in [`nesting`]: Cedar's parser takes about that many times the stack for it.
 const BRACKET: usize = 10;
 

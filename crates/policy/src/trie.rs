@@ -146,6 +146,23 @@ impl Trie {
         Self { root: new_of[self.root as usize], levels: builder.levels }
     }
 
+    /// Tells an address of each class; it may tell several.
+    pub(crate) fn examples(&self, tell: &mut impl FnMut(u32, u128)) {
+        let mut seen = std::collections::HashSet::new();
+        let mut open = vec![(self.levels.len(), self.root, 0u128)];
+        let depth = self.levels.len();
+        while let Some((level, row, bits)) = open.pop() {
+            if level == 0 {
+                tell(row, bits);
+            } else if seen.insert((level, row)) {
+                let shift = 124 - 4 * (depth - level) as u32;
+                for (nibble, entry) in self.levels[level - 1][row as usize].iter().enumerate() {
+                    open.push((level - 1, *entry, bits | (nibble as u128) << shift));
+                }
+            }
+        }
+    }
+
     /// Words it takes in an arena.
     pub(crate) fn words(&self) -> usize {
         self.levels.iter().map(|rows| rows.len() * 16).sum()

@@ -225,7 +225,7 @@ rules.cedar:1:11: unknown annotation `@oops`
    |
  1 | \t@id(\"a\") @oops(\"\u{fffd}[31m\") permit(principal, action == Action::\"exec\", resource);
    | \t         ^^^^^
-   = help: the annotations are @id, @reason, @contact, @on_violation, @mode, @record, @session_limit
+   = help: the annotations are @id, @reason, @contact, @on_violation, @mode, @record, @session_limit, @wide
 ";
     assert_eq!(shown, expected);
 }

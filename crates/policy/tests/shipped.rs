@@ -34,6 +34,36 @@ fn every_shipped_bundle_passes_its_cases() {
     }
 }
 
+/// Every folder of `policies/` that is a bundle.
+fn shipped() -> Vec<String> {
+    let folder = [env!("CARGO_MANIFEST_DIR"), "../../policies"].iter().collect::<PathBuf>();
+    let entries = std::fs::read_dir(folder).expect("the policies are there");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.join("bundle.toml").is_file())
+        .map(|path| path.file_name().expect("has a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_shipped_bundle_is_checked_without_noise() {
+    let names = shipped();
+    assert!(names.len() >= 3, "{names:?}");
+    let mut noise = Vec::new();
+    for name in names {
+        let bundle = read(&name);
+        let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        let begun = std::time::Instant::now();
+        let found = policy.lint(&bundle);
+        println!("{name}: examined in {:?}, not compared: {:?}", begun.elapsed(), found.not_compared);
+        noise.extend(found.findings.iter().map(|finding| format!("{name}/{finding}")));
+        noise.extend(found.not_compared.iter().map(|rule| format!("{name}: `{rule}` was not compared")));
+    }
+    assert!(noise.is_empty(), "{}", noise.join("\n"));
+}
+
 #[test]
 fn a_case_can_fail() {
     let bundle = read("demo-tightened");

@@ -16,8 +16,8 @@ pub enum Policy {
     Approve(Settle),
     /// Write a bundle's archive into a file, as the gateway's HTTP interface takes it
     Archive(Archive),
-    /// Check a bundle: every fault, and where each rule is enforced
-    Check(Bundle),
+    /// Check a bundle: every fault, what is probably a mistake, and where each rule is enforced
+    Check(Check),
     /// Make a key pair to sign versions with
     Keygen(Keygen),
     /// List the versions that wait for another person's approval
@@ -25,7 +25,13 @@ pub enum Policy {
     /// Reject a version that somebody else proposed, or withdraw your own
     Reject(Settle),
     /// Run a bundle's test cases
-    Test(Bundle),
+    Test(Test),
+    /// Write a page for people: who may do what where, and why
+    Docs(Docs),
+    /// Lay a bundle's rules out in Cedar's own form
+    Fmt(Fmt),
+    /// Write a bundle to begin with
+    Init(Init),
     /// Make the decisions on the record again under a bundle, and tell what would have been different
     Backtest(super::Backtest),
     /// Compare two policies by what they mean, with an example of each difference
@@ -58,6 +64,88 @@ pub struct Bundle {
     /// The bundle's folder
     #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
+}
+
+/// `policy check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The bundle's folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Fail on warnings, too
+    #[arg(long)]
+    pub deny_warnings: bool,
+    /// Print faults and warnings only, not where each rule is enforced
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `policy test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// The bundle's folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Write the results into this file, in JUnit's XML form
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub junit: Option<PathBuf>,
+    /// List the conditions that were not seen both true and false
+    #[arg(long)]
+    pub coverage: bool,
+    /// Fail if a rule has no case, too
+    #[arg(long)]
+    pub deny_untested: bool,
+}
+
+/// `policy docs`.
+#[derive(Debug, Args)]
+pub struct Docs {
+    /// The bundle's folder
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Write the page (Markdown) into this file [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+}
+
+/// `policy fmt`.
+#[derive(Debug, Args)]
+pub struct Fmt {
+    /// The bundle's folder, or one `.cedar` file
+    #[arg(default_value = ".", value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// Change nothing: print what would change, and fail if there is anything
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `policy init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder, which must be empty or missing
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// The bundle's name [default: the folder's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The identity provider's group whose people may open sessions
+    #[arg(long, default_value = "engineers")]
+    pub group: String,
+    /// The group that may replace the policy and read the evidence
+    #[arg(long, default_value = "security")]
+    pub admins: String,
+    /// A host that they may enter, as it was named when it joined; may be repeated
+    #[arg(long = "host", value_name = "NAME", default_values = ["web-1"])]
+    pub hosts: Vec<String>,
+    /// A local user as whom they may work; may be repeated
+    #[arg(long = "user", value_name = "NAME", default_values = ["root"])]
+    pub users: Vec<String>,
+    /// Whom people ask when they are stopped
+    #[arg(long, value_name = "TEXT", default_value = "security@example.org")]
+    pub contact: String,
+    /// A pack to include beside `base`; may be repeated
+    #[arg(long = "pack", value_name = "NAME")]
+    pub packs: Vec<String>,
 }
 
 /// `policy push`.

@@ -5,6 +5,7 @@ mod gateway;
 mod issuer;
 mod person;
 
+mod author;
 mod backtest;
 mod changes;
 mod login;

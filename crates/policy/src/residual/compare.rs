@@ -22,7 +22,7 @@ impl Folder<'_> {
 
     pub(super) fn equal(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
         Ok(match (left, right) {
-            (Value::Later, _) | (_, Value::Later) => self.atoms.intern(Atom::Fileless),
+            (Value::Later, _) | (_, Value::Later) => self.later(),
             (Value::Bool(a), Value::Bool(b)) => choose(a.clone(), b.clone(), not(b.clone())),
             (Value::Long(a), Value::Long(b)) => constant(a == b),
             (Value::Text(a), Value::Text(b)) => constant(a == b),
@@ -62,8 +62,8 @@ impl Folder<'_> {
 
     pub(super) fn contains(&mut self, expr: &Expr, set: &Value, element: &Value) -> Folded<Formula> {
         match (set, element) {
-            (Value::Later, _) => Ok(self.atoms.intern(Atom::Fileless)),
-            (Value::Args, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Later, _) => Ok(self.later()),
+            (Value::Args, Value::Later) => Ok(self.later()),
             (Value::Args, Value::Text(text)) => {
                 let args = arguments(std::slice::from_ref(text)).into_iter().map(ArgTest::Some);
                 Ok(self.atoms.intern(Atom::Args(args.collect())))
@@ -86,7 +86,7 @@ impl Folder<'_> {
 
     pub(super) fn contains_any(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
         match (left, right) {
-            (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Later, _) | (_, Value::Later) => Ok(self.later()),
             (Value::Args, Value::Args) => Ok(Formula::True),
             (Value::Args, Value::Set(elements)) | (Value::Set(elements), Value::Args) => {
                 let mut any = Formula::False;
@@ -111,7 +111,7 @@ impl Folder<'_> {
     /// Whether every element of `right` is in `left`.
     pub(super) fn contains_all(&mut self, expr: &Expr, left: &Value, right: &Value) -> Folded<Formula> {
         match (left, right) {
-            (Value::Later, _) | (_, Value::Later) => Ok(self.atoms.intern(Atom::Fileless)),
+            (Value::Later, _) | (_, Value::Later) => Ok(self.later()),
             (Value::Args, Value::Args) => Ok(Formula::True),
             (Value::Set(elements), Value::Args) => match all_texts(elements) {
                 Some(texts) if mutant::is(mutant::EVERY) => {
@@ -123,7 +123,7 @@ impl Folder<'_> {
                     Ok(self.atoms.intern(Atom::Args(BTreeSet::from([test]))))
                 }
                 None if elements.iter().any(|e| matches!(e, Value::Later)) => {
-                    Ok(self.atoms.intern(Atom::Fileless))
+                    Ok(self.later())
                 }
                 None => Err(unplaceable(expr)),
             },

@@ -6,7 +6,7 @@ use cedar_policy::pst::{Expr, Literal, PatternElem, UnaryOp};
 
 use crate::formula::{Pattern, Piece, Prefix};
 
-pub(super) fn pieces(pattern: &[PatternElem]) -> Pattern {
+pub(crate) fn pieces(pattern: &[PatternElem]) -> Pattern {
     let mut out = Pattern::new();
     for element in pattern {
         match (element, out.last_mut()) {
@@ -24,7 +24,7 @@ pub(super) fn pieces(pattern: &[PatternElem]) -> Pattern {
 }
 
 /// Whether a text matches a pattern; linear in the product of their lengths.
-pub(super) fn matches(text: &[u8], pattern: &[Piece]) -> bool {
+pub(crate) fn matches(text: &[u8], pattern: &[Piece]) -> bool {
     let mut ends: BTreeSet<usize> = BTreeSet::from([0]);
     for piece in pattern {
         ends = match piece {

@@ -5,6 +5,10 @@ mod check;
 mod diff;
 mod evidence;
 mod explain;
+mod docs;
+mod fmt;
+mod init;
+mod junit;
 mod learn;
 mod proposals;
 mod push;
@@ -16,7 +20,7 @@ mod versions;
 
 use std::path::Path;
 
-use sallyport_policy::{Bundle, Diagnostics, Policy, Sample};
+use sallyport_policy::{Bundle, BundleError, Diagnostics, Finding, Policy, Sample};
 use serde_json::json;
 
 use crate::{
@@ -33,8 +37,6 @@ use crate::{
 /// Faults in the bundle, or the gateway refuses or cannot be asked.
 pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Check(BundleArgs { dir }) => check::check(context, &dir),
-        Command::Test(BundleArgs { dir }) => test::test(context, &dir),
         Command::Approve(args) => proposals::approve(context, args).await,
         Command::Archive(args) => archive(context, &args),
         Command::Keygen(args) => sign::keygen(context, &args),
@@ -46,6 +48,11 @@ pub async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Learn(args) => learn::learn(context, args).await,
         Command::Diff(args) => diff::diff(context, args).await,
         Command::Explain(args) => explain::explain(context, *args).await,
+        Command::Check(args) => check::check(context, &args),
+        Command::Docs(args) => docs::docs(context, &args),
+        Command::Fmt(args) => fmt::fmt(context, &args),
+        Command::Init(args) => init::init(context, &args),
+        Command::Test(args) => test::test(context, &args),
         Command::Push(args) => push::push(context, &args).await,
         Command::Canary(Canary { end: Some(end), .. }) => versions::end(context, &end).await,
         Command::Canary(Canary { start, .. }) => versions::start(context, &start).await,
@@ -68,11 +75,18 @@ fn read(dir: &Path) -> Result<Bundle, Failure> {
 
 /// Loads a bundle, or prints every fault.
 fn load(context: &Context, dir: &Path) -> Result<(Bundle, Policy), Failure> {
-    let bundle = read(dir)?;
+    let bundle = match Bundle::read_dir(dir) {
+        // The manifest's faults have their places, too.
+        Err(BundleError::Manifest(faults)) => {
+            print_faults(context, "", &faults)?;
+            return Err(Failure::said());
+        }
+        _ => read(dir)?,
+    };
     match Policy::load(&bundle) {
         Ok(policy) => Ok((bundle, policy)),
         Err(faults) => {
-            print_faults(context, &bundle, &faults)?;
+            print_faults(context, &bundle.version(), &faults)?;
             Err(Failure::said())
         }
     }
@@ -83,16 +97,24 @@ fn try_out(context: &Context, bundle: &Bundle, policy: &Policy) -> Result<Sample
     match policy.try_out() {
         Ok(sample) => Ok(sample),
         Err(faults) => {
-            print_faults(context, bundle, &faults)?;
+            print_faults(context, &bundle.version(), &faults)?;
             Err(Failure::said())
         }
     }
 }
 
-fn print_faults(context: &Context, bundle: &Bundle, faults: &Diagnostics) -> Result<(), Failure> {
+fn print_faults(context: &Context, version: &str, faults: &Diagnostics) -> Result<(), Failure> {
     let out = context.out;
     if out.json {
-        out.json(&json!({ "ok": false, "version": bundle.version(), "faults": faults.faults }))?;
+        let findings: Vec<Finding> = faults.faults.iter().cloned().map(Finding::from).collect();
+        out.json(&json!({
+            "ok": false,
+            "version": version,
+            "errors": findings.len(),
+            "warnings": 0,
+            "findings": findings,
+            "faults": faults.faults,
+        }))?;
         return Ok(());
     }
     out.line(safe_lines(&faults.to_string(), 2000))?;

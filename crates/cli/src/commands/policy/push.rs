@@ -6,7 +6,7 @@ use sallyport_contract::v1::{PushPolicyRequest, PushPolicyResponse, SensorPolicy
 use serde_json::json;
 use tonic::{Response, Status};
 
-use super::{load, sign::brought, test::print_tests, try_out};
+use super::{check::refuse_errors, load, sign::brought, test::print_tests, try_out};
 use crate::{
     args::{Bring, Push},
     clock,
@@ -35,11 +35,12 @@ pub(super) fn prepare(
     // What the gateway would refuse is told here, with places, before anything is sent.
     let (bundle, policy) = load(context, dir)?;
     try_out(context, &bundle, &policy)?;
+    refuse_errors(context, &bundle, &policy)?;
     let tests = policy.run_tests(&bundle);
     if !tests.passed() {
         if !context.out.json {
             // It says what failed; what that means for the push comes after it.
-            let _ = print_tests(context, &tests);
+            let _ = print_tests(context, &tests, false);
         }
         return Err(Failure::failed("the bundle's test cases fail, so nothing was pushed")
             .next("correct the rules or the cases; `sallyport policy test` runs them"));

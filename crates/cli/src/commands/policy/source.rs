@@ -34,7 +34,7 @@ pub(super) async fn at_gateway(context: &Context, version: &str) -> Result<Polic
 
 fn loaded(context: &Context, bundle: &Bundle) -> Result<Policy, Failure> {
     Policy::load(bundle).or_else(|faults| {
-        print_faults(context, bundle, &faults)?;
+        print_faults(context, &bundle.version(), &faults)?;
         Err(Failure::said())
     })
 }

@@ -1,36 +1,46 @@
-//! `policy test`: the bundle's own cases.
+//! `policy test`: the bundle's own cases, and what they cover.
 
-use std::path::Path;
+use std::fs;
 
-use sallyport_policy::TestReport;
+use sallyport_policy::{Condition, TestReport};
 use serde_json::json;
 
-use super::load;
+use super::{junit, load};
 use crate::{
+    args::Test,
     failure::Failure,
     gateway::Context,
     out::Look,
     text::{safe, safe_lines},
 };
 
-pub(super) fn test(context: &Context, dir: &Path) -> Result<(), Failure> {
-    let (bundle, policy) = load(context, dir)?;
+pub(super) fn test(context: &Context, args: &Test) -> Result<(), Failure> {
+    let (bundle, policy) = load(context, &args.dir)?;
     let report = policy.run_tests(&bundle);
+    if let Some(file) = &args.junit {
+        fs::write(file, junit::document(policy.name(), &report)).map_err(|err| {
+            Failure::failed(format!("cannot write the results into `{}`", file.display())).because(&err)
+        })?;
+    }
+    let passed = report.passed() && !(args.deny_untested && !report.uncovered.is_empty());
     if context.out.json {
         context.out.json(&json!({
-            "passed": report.passed(),
+            "passed": passed,
             "version": policy.version(),
             "cases": report.cases,
             "failures": report.failures,
             "uncovered": report.uncovered,
+            "rules": policy.rules().count(),
+            "conditions": report.conditions,
         }))?;
-        return if report.passed() { Ok(()) } else { Err(Failure::said()) };
+    } else {
+        print_tests(context, &report, args.coverage)?;
     }
-    print_tests(context, &report)
+    if passed { Ok(()) } else { Err(Failure::said()) }
 }
 
-/// Failures and rules without a case; then the sum.
-pub(super) fn print_tests(context: &Context, report: &TestReport) -> Result<(), Failure> {
+/// Failures, rules without a case, and, if wanted, conditions that were not seen both ways; then the sum.
+pub(super) fn print_tests(context: &Context, report: &TestReport, coverage: bool) -> Result<(), Failure> {
     let out = context.out;
     for failure in &report.failures {
         let place = format!("{}:{}", safe(&failure.file, 200), failure.line);
@@ -45,6 +55,19 @@ pub(super) fn print_tests(context: &Context, report: &TestReport) -> Result<(), 
             safe(&rule.id, 100)
         ))?;
     }
+    let covered = report.conditions.iter().filter(|condition| condition.covered()).count();
+    if coverage {
+        for condition in report.conditions.iter().filter(|condition| !condition.covered()) {
+            let Condition { rule, file, line, column, clause, .. } = condition;
+            let place = format!("{}:{line}:{column}", safe(file, 200));
+            let what = condition.missing();
+            out.line(format!(
+                "{place}: {}: the `{clause}` of rule \"{}\"",
+                out.look(Look::Yellow, what),
+                safe(rule, 100)
+            ))?;
+        }
+    }
     let failed = report.failures.len();
     if !report.passed() {
         let sum = format!("{failed} of {} cases failed.", report.cases);
@@ -53,12 +76,17 @@ pub(super) fn print_tests(context: &Context, report: &TestReport) -> Result<(), 
     }
     if report.cases == 0 {
         out.line("No case: put questions with their expected answers into tests/*.toml.")?;
-    } else {
-        out.line(format!(
-            "{}: {} cases, each asked of Cedar and of the kernel's tables",
-            out.look(Look::Green, "Passed"),
-            report.cases
-        ))?;
+        return Ok(());
+    }
+    out.line(format!(
+        "{}: {} cases, each asked of Cedar and of the kernel's tables",
+        out.look(Look::Green, "Passed"),
+        report.cases
+    ))?;
+    let all = report.conditions.len();
+    if all > 0 {
+        let hint = if coverage || covered == all { "" } else { "; --coverage lists the others" };
+        out.line(format!("Conditions seen both true and false: {covered} of {all}{hint}."))?;
     }
     Ok(())
 }
