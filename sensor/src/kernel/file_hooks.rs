@@ -26,4 +26,6 @@ pub(super) const FILES: &[(&str, Hook)] = &[
     ("sally_file_setattr", Hook::OptionalLsm("inode_file_setattr", "")),
     ("sally_mmap", Hook::Lsm("mmap_file")),
     ("sally_mprotect", Hook::Lsm("file_mprotect")),
+    // Kernels that have the first ask the others in all cases.
+    ("sally_remap", Hook::InPlaceOf("inode_set_acl", "mmap_addr")),
 ];
