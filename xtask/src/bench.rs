@@ -61,8 +61,13 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     )?;
     setup::packages(setup::Needed::Bench)?;
     let wanted = |what| arguments.what.is_none_or(|wanted| wanted == what);
-    let mut sections = BTreeMap::new();
+    // Each part is written when it was measured, so that one that fails takes no other with it.
+    let keep = |what: What, figures: String| match arguments.only {
+        Some(_) => Ok(()),
+        None => document::write(&BTreeMap::from([(what.title(), figures)])),
+    };
     let mut missed = false;
+    let mut failed = Vec::new();
     if wanted(What::Kernel) {
         ebpf::ensure_toolchain(&places::root())?;
         ebpf::build(&places::root(), true)?;
@@ -72,7 +77,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         if let Some(series) = &arguments.lsm {
             figures += &lsm(&program, series)?;
         }
-        sections.insert(What::Kernel.title(), figures);
+        keep(What::Kernel, figures)?;
     }
     if wanted(What::Backtest) {
         let mut figures = String::new();
@@ -85,12 +90,14 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         let note = "Our programs outside of the kernel are unoptimised builds here.\n\n";
         let note = if arguments.quick { note } else { "" };
         for what in [What::Beside, What::Product].into_iter().filter(|what| wanted(*what)) {
-            let figures = product(arguments, &programs, what)?;
-            sections.insert(what.title(), format!("{note}{figures}"));
+            match product(arguments, &programs, what) {
+                Ok(figures) => keep(what, format!("{note}{figures}"))?,
+                Err(error) => failed.push(format!("{}: {error:#}", what.title())),
+            }
         }
     }
-    if arguments.only.is_none() {
-        document::write(&sections)?;
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join("; "));
     }
     if missed {
         return Err(Missed.into());

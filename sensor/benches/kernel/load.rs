@@ -10,16 +10,19 @@ use anyhow::{Context, Result, ensure};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Exec,
+    /// The same where policy wants no record of it: the decision without its event.
+    Unrecorded,
     Open,
     Connect,
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 3] = [Self::Exec, Self::Open, Self::Connect];
+    pub(crate) const ALL: [Self; 4] = [Self::Exec, Self::Unrecorded, Self::Open, Self::Connect];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Exec => "exec",
+            Self::Unrecorded => "exec, not recorded",
             Self::Open => "open",
             Self::Connect => "connect",
         }
@@ -28,7 +31,7 @@ impl Operation {
     /// How often in one go.
     pub(crate) fn times(self) -> u64 {
         match self {
-            Self::Exec => 200,
+            Self::Exec | Self::Unrecorded => 200,
             Self::Open | Self::Connect => 5_000,
         }
     }
@@ -36,7 +39,7 @@ impl Operation {
     /// The kernel programs that decide, each of which runs once for each operation.
     pub(crate) fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Exec => &["sally_exec_check", "sally_exec"],
+            Self::Exec | Self::Unrecorded => &["sally_exec_check", "sally_exec"],
             Self::Open => &["sally_file_open"],
             Self::Connect => &["sally_connect4"],
         }
@@ -97,7 +100,9 @@ pub(crate) fn run(name: &str) -> Result<()> {
     while std::io::stdin().read(&mut byte)? == 1 {
         for _ in 0..operation.times() {
             match operation {
-                Operation::Exec => ensure!(Command::new("/usr/bin/true").status()?.success(), "true failed"),
+                Operation::Exec | Operation::Unrecorded => {
+                    ensure!(Command::new("/usr/bin/true").status()?.success(), "true failed")
+                }
                 Operation::Open => drop(std::fs::File::open("/etc/passwd")?),
                 // Discard: nothing is sent.
                 Operation::Connect => socket.connect("127.0.0.1:9")?,

@@ -46,7 +46,10 @@ impl Report {
         for cost in &self.costs {
             let name = cost.operation.name();
             if !emulated() {
-                let limit = if cost.operation == Operation::Exec { 3_000.0 } else { 1_000.0 };
+                let limit = match cost.operation {
+                    Operation::Exec | Operation::Unrecorded => 3_000.0,
+                    Operation::Open | Operation::Connect => 1_000.0,
+                };
                 let dearest = cost.tagged.iter().map(|samples| samples.median()).fold(0.0, f64::max);
                 add(format!("{name} in a session, at any size"), limit, dearest, "ns");
                 add(format!("{name} outside of sessions"), 100.0, cost.untagged.median(), "ns");

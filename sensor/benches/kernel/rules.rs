@@ -21,8 +21,13 @@ const PERMITS: &str = r#"
 pub(crate) const SIZES: [usize; 4] = [1, 100, 1_000, 10_000];
 
 /// The text of a bundle with that many rules that forbid something.
-pub(crate) fn text(rules: usize) -> String {
-    let mut text = PERMITS.to_owned();
+pub(crate) fn text(rules: usize, recorded: bool) -> String {
+    let mut text = String::new();
+    if !recorded {
+        text += "@record(\"none\")";
+    }
+    // The rule on programs is the first.
+    text += PERMITS;
     let kinds: Vec<usize> =
         if rules == 1 { vec![1, 3, 6] } else { (0..rules).map(|rule| rule % 8).collect() };
     for (number, kind) in kinds.into_iter().enumerate() {
@@ -64,9 +69,9 @@ fn rule(kind: usize, n: usize) -> (&'static str, String) {
     }
 }
 
-/// Compiles the bundle for one person on one host.
-pub(crate) fn compile(rules: usize) -> Result<KernelPolicy> {
-    let text = text(rules);
+/// Compiles the bundle for one person on one host. `recorded`: permitted programs are.
+pub(crate) fn compile(rules: usize, recorded: bool) -> Result<KernelPolicy> {
+    let text = text(rules, recorded);
     let files = [("bundle.toml", "name = \"bench\"\nschema = 2\n"), ("rules.cedar", text.as_str())];
     let bundle = Bundle::from_files(files).context("make a bundle")?;
     let policy = Policy::load(&bundle).map_err(|faults| anyhow!("{faults}"))?;
