@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     if wanted(What::Backtest) {
         let mut figures = String::new();
         missed |= backtest(arguments, &mut figures)?;
-        sections.insert(What::Backtest.title(), figures);
+        keep(What::Backtest, figures)?;
     }
     if wanted(What::Beside) || wanted(What::Product) {
         let release = build::BuildArguments { release: true, ..build::BuildArguments::default() };
