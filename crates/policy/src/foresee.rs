@@ -3,7 +3,7 @@
 //! Nothing is guessed: what is missing is taken as anything it can be, and only if the verdict is the same for all of it there is
 //! one. So a cut list of arguments is followed by every continuation, and an unknown caller is every class of callers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ use sallyport_sensor_abi::policy::{
 use crate::compile::CompileError;
 use crate::diff::Verdict;
 use crate::diff::product::{Shape, Side, reached, row};
+use crate::entities::uid;
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
 use crate::question::{FileOp, Operation, Principal, RuleInfo};
@@ -236,17 +237,50 @@ fn all_alike<'a>(
 #[derive(Debug)]
 pub struct Compiler<'a> {
     policy: &'a Policy,
+    /// People whom rules name.
+    named: HashSet<String>,
+    /// By what rules can tell apart.
+    known: Mutex<HashMap<Key, Arc<KernelPolicy>>>,
     made: Mutex<HashMap<u64, Arc<KernelPolicy>>>,
 }
+
+/// What rules can tell apart of somebody somewhere: a name that no rule has, and a host that is not listed, are like any other.
+type Key = (Principal, Option<String>, String);
 
 impl<'a> Compiler<'a> {
     /// Of this policy.
     pub fn new(policy: &'a Policy) -> Self {
-        Self { policy, made: Mutex::default() }
+        let sets = [&policy.inner.enforced, &policy.inner.monitored];
+        let literals =
+            sets.into_iter().flat_map(|set| set.policies()).flat_map(|rule| rule.entity_literals());
+        let users = literals.filter(|uid| uid.type_name().to_string() == "User");
+        let named = users.map(|uid| uid.id().unescaped().to_owned()).collect();
+        Self { policy, named, known: Mutex::default(), made: Mutex::default() }
     }
 
     /// The tables of one person on one host as one local user.
     pub fn tables(
+        &self,
+        principal: &Principal,
+        host: &str,
+        local_user: &str,
+    ) -> Result<Arc<KernelPolicy>, CompileError> {
+        let mut like = principal.clone();
+        if !self.named.contains(&like.user) {
+            like.user.clear();
+        }
+        let listed = self.policy.inner.known.uids.contains(&uid("Host", host)).then(|| host.to_owned());
+        let key = (like, listed, local_user.to_owned());
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tables) = known().get(&key) {
+            return Ok(Arc::clone(tables));
+        }
+        let tables = self.compiled(principal, host, local_user)?;
+        known().insert(key, Arc::clone(&tables));
+        Ok(tables)
+    }
+
+    fn compiled(
         &self,
         principal: &Principal,
         host: &str,
@@ -290,6 +324,27 @@ mod tests {
         let act = Act::Exec { path, args, fileless: false, setuid: false, caller, other_name };
         let found = tables.foresee(&act)?;
         Ok((found.verdict.allows(), found.rule.map(|rule| rule.id.as_str())))
+    }
+
+    #[test]
+    fn people_and_hosts_are_one_only_where_no_rule_tells_them_apart() {
+        let rules = "@id(\"p\") permit(principal == User::\"alice\", action == Action::\"exec\", resource == Host::\"web-1\");";
+        let entities = r#"[{"uid": {"type": "Host", "id": "web-1"}, "attrs": {}, "parents": []}]"#;
+        let files =
+            [("bundle.toml", "name = \"t\"\nschema = 2\n"), ("entities.json", entities), ("r.cedar", rules)];
+        let policy = Policy::load(&Bundle::from_files(files).expect("a bundle")).expect("no fault");
+        let compiler = Compiler::new(&policy);
+        let allowed = |user: &str, host: &str| {
+            let principal = Principal { user: user.into(), ..Principal::default() };
+            let tables = compiler.tables(&principal, host, "root").expect("compiles");
+            foreseen(&tables, "/x", Args::All("x"), None, false).expect("said").0
+        };
+        for _ in 0..2 {
+            assert!(allowed("alice", "web-1"));
+            assert!(!allowed("bob", "web-1") && !allowed("eve", "web-1"));
+            assert!(!allowed("alice", "web-2") && !allowed("alice", "web-3"));
+        }
+        assert_eq!(compiler.different(), 2);
     }
 
     #[test]
