@@ -1,7 +1,8 @@
 //! Who there is: the people, hosts and local users that two policies can tell apart, one of each kind.
 //!
-//! A bundle lists no people, so they are made: somebody in no group, somebody in each group, in every two if there are few, in all; everybody
-//! whom a rule names; of each kind if rules look at that. Groups and hosts that no rule can tell apart are one.
+//! A bundle lists no people, so they are made: somebody in no group, somebody in each group, in every two if there are
+//! few, in all; everybody whom a rule names; of each kind if rules look at that. Groups and hosts that no rule can tell
+//! apart are one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
