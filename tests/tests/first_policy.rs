@@ -7,8 +7,10 @@ use sallyport_e2e::{Stage, StageOptions, events, wait};
 /// The commands of the README's section, each split into words. What follows a `#` is for people.
 fn commands() -> Result<Vec<Vec<String>>> {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))?;
-    let section = readme.split("## Your first rule, in five commands").nth(1).context("the section is gone")?;
-    let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("no commands")?;
+    let section =
+        readme.split("## Your first rule, in five commands").nth(1).context("the section is gone")?;
+    let block =
+        section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("no commands")?;
     Ok(block.lines().filter(|line| !line.trim().is_empty()).map(words).collect())
 }
 
@@ -87,7 +89,9 @@ fn a_new_user_enforces_a_rule_in_a_running_session_with_five_commands() -> Resul
     shell.expect(mark, "alive-42")?;
     wait::until("the denial to be in the log", wait::PATIENCE, || {
         let all = events::all(&sam, &[])?;
-        let found = all.iter().any(|entry| entry.index >= before && entry.is_exec_of("/usr/bin/shred") && entry.is_denial());
+        let found = all
+            .iter()
+            .any(|entry| entry.index >= before && entry.is_exec_of("/usr/bin/shred") && entry.is_denial());
         Ok(found.then_some(()))
     })?;
     shell.type_keys("exit\r")?;

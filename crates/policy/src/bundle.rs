@@ -158,10 +158,20 @@ impl Manifest {
             || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         {
             let help = "use 1 to 64 letters, digits, `-` or `_`";
-            faults.at((file, text), place("name"), format!("`{}` cannot be a name", name.escape_debug()), Some(help.into()));
+            faults.at(
+                (file, text),
+                place("name"),
+                format!("`{}` cannot be a name", name.escape_debug()),
+                Some(help.into()),
+            );
         }
         if *schema == 1 {
-            faults.at((file, text), place("schema"), "the bundle was written for schema 1", Some(MIGRATE.into()));
+            faults.at(
+                (file, text),
+                place("schema"),
+                "the bundle was written for schema 1",
+                Some(MIGRATE.into()),
+            );
         } else if *schema != SCHEMA_VERSION {
             let message = format!("`schema = {schema}` is not known to this version");
             let help = format!("it speaks schema {SCHEMA_VERSION}: write `schema = {SCHEMA_VERSION}`");
@@ -171,7 +181,12 @@ impl Manifest {
             && (contact.is_empty() || contact.len() > 200 || contact.chars().any(char::is_control))
         {
             let help = "use 1 to 200 characters without control characters";
-            faults.at((file, text), place("contact"), "`contact` cannot be shown to people as it is", Some(help.into()));
+            faults.at(
+                (file, text),
+                place("contact"),
+                "`contact` cannot be shown to people as it is",
+                Some(help.into()),
+            );
         }
         faults.result(manifest)
     }
@@ -260,9 +275,11 @@ impl Reader {
             return Err(BundleError::NoManifest { path: folder.to_path_buf() });
         }
         let bytes = self.content(&manifest_path)?;
-        let manifest = Manifest::parse(&manifest_path.display().to_string(), &bytes)
-            .map_err(BundleError::Manifest)?;
-        let Some(prefix) = self.prefix(&manifest, includer.then(|| canonical.clone()))? else { return Ok(()) };
+        let manifest =
+            Manifest::parse(&manifest_path.display().to_string(), &bytes).map_err(BundleError::Manifest)?;
+        let Some(prefix) = self.prefix(&manifest, includer.then(|| canonical.clone()))? else {
+            return Ok(());
+        };
         self.open.push(canonical);
         self.folder(folder, &prefix, 0)?;
         for include in &manifest.include {
@@ -283,7 +300,8 @@ impl Reader {
         if self.open.contains(&source) {
             return Err(BundleError::Cycle { path: source });
         }
-        let bytes = files.iter().find(|(path, _)| *path == MANIFEST).map(|(_, bytes)| *bytes).ok_or_else(unknown)?;
+        let bytes =
+            files.iter().find(|(path, _)| *path == MANIFEST).map(|(_, bytes)| *bytes).ok_or_else(unknown)?;
         let manifest = Manifest::parse(&format!("{}/{MANIFEST}", source.display()), bytes)
             .map_err(BundleError::Manifest)?;
         let Some(prefix) = self.prefix(&manifest, Some(source.clone()))? else { return Ok(()) };
@@ -301,7 +319,11 @@ impl Reader {
 
     /// Under which prefix a bundle's files go; none if they are there already. `source`: of an included one, what tells
     /// it from others of its name.
-    fn prefix(&mut self, manifest: &Manifest, source: Option<PathBuf>) -> Result<Option<String>, BundleError> {
+    fn prefix(
+        &mut self,
+        manifest: &Manifest,
+        source: Option<PathBuf>,
+    ) -> Result<Option<String>, BundleError> {
         let Some(source) = source else { return Ok(Some(String::new())) };
         if let Some(first) = self.included.get(&manifest.name) {
             if *first == source {

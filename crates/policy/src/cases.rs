@@ -10,8 +10,8 @@ use sallyport_sensor_abi::policy::{DENY, OBSERVED, QUIET, Word, file_op, operati
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, INCLUDE};
-use crate::coverage::{Condition, Watch};
 use crate::change::Change;
+use crate::coverage::{Condition, Watch};
 use crate::kernel::KernelPolicy;
 use crate::load::Policy;
 use crate::question::{Answer, FileOp, GatewayAction, Operation, Principal, Question, RuleInfo};

@@ -90,12 +90,11 @@ impl Watch {
     pub(crate) fn ask(&mut self, policy: &Policy, question: &Question) {
         let Some(entities) = policy.inner.known.with(question.principal(), question.host()) else { return };
         let Some(request) = request(question) else { return };
-        let eval = |expression: &Expression| {
-            match cedar_policy::eval_expression(&request, &entities, expression) {
+        let eval =
+            |expression: &Expression| match cedar_policy::eval_expression(&request, &entities, expression) {
                 Ok(EvalResult::Bool(value)) => Some(value),
                 _ => None,
-            }
-        };
+            };
         for (id, watched) in &mut self.rules {
             let speaks = policy.inner.rules.get(id).is_some_and(|rule| rule.speaks_of(question.action()));
             if !speaks || !watched.scope.iter().all(|part| eval(part) == Some(true)) {
@@ -127,8 +126,12 @@ fn scope(body: &pst::Template) -> Vec<String> {
         format!("{}::{id}", uid.ty)
     };
     let principal = match &body.principal {
-        pst::PrincipalConstraint::Eq(pst::EntityOrSlot::Entity(one)) => format!("principal == {}", written(one)),
-        pst::PrincipalConstraint::In(pst::EntityOrSlot::Entity(group)) => format!("principal in {}", written(group)),
+        pst::PrincipalConstraint::Eq(pst::EntityOrSlot::Entity(one)) => {
+            format!("principal == {}", written(one))
+        }
+        pst::PrincipalConstraint::In(pst::EntityOrSlot::Entity(group)) => {
+            format!("principal in {}", written(group))
+        }
         pst::PrincipalConstraint::Is(kind) => format!("principal is {kind}"),
         pst::PrincipalConstraint::IsIn(kind, pst::EntityOrSlot::Entity(group)) => {
             format!("principal is {kind} in {}", written(group))
@@ -136,8 +139,12 @@ fn scope(body: &pst::Template) -> Vec<String> {
         _ => "true".to_owned(),
     };
     let resource = match &body.resource {
-        pst::ResourceConstraint::Eq(pst::EntityOrSlot::Entity(one)) => format!("resource == {}", written(one)),
-        pst::ResourceConstraint::In(pst::EntityOrSlot::Entity(group)) => format!("resource in {}", written(group)),
+        pst::ResourceConstraint::Eq(pst::EntityOrSlot::Entity(one)) => {
+            format!("resource == {}", written(one))
+        }
+        pst::ResourceConstraint::In(pst::EntityOrSlot::Entity(group)) => {
+            format!("resource in {}", written(group))
+        }
         pst::ResourceConstraint::Is(kind) => format!("resource is {kind}"),
         pst::ResourceConstraint::IsIn(kind, pst::EntityOrSlot::Entity(group)) => {
             format!("resource is {kind} in {}", written(group))

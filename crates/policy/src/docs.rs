@@ -56,8 +56,11 @@ impl Policy {
             }
             let _ = write!(page, "## {heading}\n\n{about}\n\n");
             for forbids in [false, true] {
-                let mut these: Vec<&Rule> = rules.iter().copied().filter(|rule| rule.forbids == forbids).collect();
-                these.sort_by_key(|rule| (rule.info.file.starts_with(INCLUDE), &rule.info.file, rule.info.line));
+                let mut these: Vec<&Rule> =
+                    rules.iter().copied().filter(|rule| rule.forbids == forbids).collect();
+                these.sort_by_key(|rule| {
+                    (rule.info.file.starts_with(INCLUDE), &rule.info.file, rule.info.line)
+                });
                 if these.is_empty() {
                     continue;
                 }
@@ -78,7 +81,9 @@ impl Policy {
             let these = known.uids.iter().filter(|uid| uid.type_name().to_string() == kind);
             these.map(|uid| code(uid.id().unescaped())).collect::<Vec<_>>()
         };
-        for (kind, name) in [("Group", "Groups of people"), ("HostGroup", "Groups of hosts"), ("Host", "Hosts")] {
+        for (kind, name) in
+            [("Group", "Groups of people"), ("HostGroup", "Groups of hosts"), ("Host", "Hosts")]
+        {
             let all = of(kind);
             if !all.is_empty() {
                 let _ = writeln!(page, "- {name}: {}", all.join(", "));
@@ -136,7 +141,9 @@ impl Policy {
 
 fn who(principal: &pst::PrincipalConstraint) -> String {
     let entity = |slot: &pst::EntityOrSlot| match slot {
-        pst::EntityOrSlot::Entity(uid) if uid.ty.to_string() == "Group" => format!("people in {}", code(&uid.eid)),
+        pst::EntityOrSlot::Entity(uid) if uid.ty.to_string() == "Group" => {
+            format!("people in {}", code(&uid.eid))
+        }
         pst::EntityOrSlot::Entity(uid) => code(&uid.eid),
         pst::EntityOrSlot::Slot(_) => "somebody".to_owned(),
     };

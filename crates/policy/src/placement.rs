@@ -93,9 +93,9 @@ pub struct Cost {
 impl Placement {
     /// Whether nothing enforces it, on a kernel with or without BPF LSM.
     pub fn unenforced(&self) -> bool {
-        self.places.iter().all(|place| {
-            place.lsm == Enforcement::NotJudged && place.tracepoint == Enforcement::NotJudged
-        })
+        self.places
+            .iter()
+            .all(|place| place.lsm == Enforcement::NotJudged && place.tracepoint == Enforcement::NotJudged)
     }
 }
 
@@ -224,7 +224,9 @@ fn net_entries(atoms: &Atoms, used: &BTreeSet<u32>) -> usize {
             Atom::Port(ranges) => {
                 let class = ports.get_or_insert_with(|| vec![0; 65_536]);
                 for (low, high) in ranges {
-                    class[usize::from(*low)..=usize::from(*high)].iter_mut().for_each(|class| *class |= 1 << (id % 31));
+                    class[usize::from(*low)..=usize::from(*high)]
+                        .iter_mut()
+                        .for_each(|class| *class |= 1 << (id % 31));
                 }
             }
             _ => {}

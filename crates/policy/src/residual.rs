@@ -6,8 +6,8 @@
 mod compare;
 mod literal;
 
-pub(crate) use self::literal::{matches, parse_range, pieces};
 use self::literal::range;
+pub(crate) use self::literal::{matches, parse_range, pieces};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 

@@ -9,7 +9,18 @@ async fn a_bundle_that_was_begun_passes_without_a_word() {
     let person = Person::new();
     let dir = person.path("our policy");
     let dir = dir.to_str().expect("utf-8");
-    let choices = ["--group", "ops", "--host", "db-1", "--host", "db-2", "--user", "deploy", "--contact", "ask@example.org"];
+    let choices = [
+        "--group",
+        "ops",
+        "--host",
+        "db-1",
+        "--host",
+        "db-2",
+        "--user",
+        "deploy",
+        "--contact",
+        "ask@example.org",
+    ];
     let ran = person.run(&[&["policy", "init", dir], choices.as_slice()].concat()).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.contains("sallyport policy push"), "{ran:?}");
@@ -26,7 +37,8 @@ async fn a_bundle_that_was_begun_passes_without_a_word() {
     let ran = person.run(&["policy", "test", "--deny-untested", "--coverage", "--junit", junit, dir]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     let all = ran.stdout.lines().find(|line| line.starts_with("Conditions seen")).expect("a sum");
-    let numbers: Vec<&str> = all.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty()).collect();
+    let numbers: Vec<&str> =
+        all.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty()).collect();
     assert_eq!(numbers[0], numbers[1], "every condition is seen both ways: {ran:?}");
     let xml = fs::read_to_string(junit).expect("written");
     assert!(xml.contains("failures=\"0\"") && xml.contains("classname=\"tests/first.toml\""), "{xml}");
@@ -35,7 +47,11 @@ async fn a_bundle_that_was_begun_passes_without_a_word() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let page = person.run(&["policy", "docs", dir]).await;
     assert_eq!(page.code, 0, "{page:?}");
-    assert!(page.stdout.contains("# Policy `our-policy`") && page.stdout.contains("- Whom to ask: ask@example.org"), "{page:?}");
+    assert!(
+        page.stdout.contains("# Policy `our-policy`")
+            && page.stdout.contains("- Whom to ask: ask@example.org"),
+        "{page:?}"
+    );
 
     let again = person.run(&["policy", "init", dir]).await;
     assert_eq!(again.code, 2, "nothing is overwritten: {again:?}");
@@ -56,7 +72,8 @@ async fn every_pack_can_be_begun_with() {
         let dir = dir.to_str().expect("utf-8");
         assert_eq!(person.run(&["policy", "init", dir, "--pack", pack]).await.code, 0, "{pack}");
         let bundle = sallyport_policy::Bundle::read_dir(dir.as_ref()).expect("a bundle");
-        let policy = sallyport_policy::Policy::load(&bundle).unwrap_or_else(|faults| panic!("{pack}: {faults}"));
+        let policy =
+            sallyport_policy::Policy::load(&bundle).unwrap_or_else(|faults| panic!("{pack}: {faults}"));
         assert_eq!(policy.lint(&bundle).errors(), 0, "{pack}");
     }
 }
@@ -68,17 +85,26 @@ async fn warnings_fail_when_they_should_and_are_told_in_json() {
     fs::create_dir_all(dir.join("tests")).expect("made");
     let manifest = "name = \"wide\"\nschema = 2\n";
     fs::write(dir.join("bundle.toml"), manifest).expect("written");
-    fs::write(dir.join("rules.cedar"), "@id(\"all\")\npermit (principal, action, resource);\n").expect("written");
+    fs::write(dir.join("rules.cedar"), "@id(\"all\")\npermit (principal, action, resource);\n")
+        .expect("written");
     let path = dir.to_str().expect("utf-8");
     let ran = person.run(&["policy", "check", path]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stdout.contains("rules.cedar:2:1: warning [wide-permit]: rule `all` permits every action"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("rules.cedar:2:1: warning [wide-permit]: rule `all` permits every action"),
+        "{ran:?}"
+    );
     assert_eq!(person.run(&["policy", "check", "--deny-warnings", path]).await.code, 1);
     let ran = person.run(&["--json", "policy", "check", "--deny-warnings", path]).await;
     let document = &ran.documents()[0];
-    assert_eq!((ran.code, &document["ok"], &document["warnings"], &document["errors"]), (1, &false.into(), &1.into(), &0.into()));
+    assert_eq!(
+        (ran.code, &document["ok"], &document["warnings"], &document["errors"]),
+        (1, &false.into(), &1.into(), &0.into())
+    );
     let finding = &document["findings"][0];
-    for (key, value) in [("severity", "warning"), ("code", "wide-permit"), ("rule", "all"), ("file", "rules.cedar")] {
+    for (key, value) in
+        [("severity", "warning"), ("code", "wide-permit"), ("rule", "all"), ("file", "rules.cedar")]
+    {
         assert_eq!(finding[key], value, "{finding}");
     }
     assert_eq!((&finding["line"], &finding["column"], &finding["length"]), (&2.into(), &1.into(), &6.into()));
@@ -113,7 +139,11 @@ async fn layout_is_shown_or_done_and_never_loses_anything() {
     let path = dir.to_str().expect("utf-8");
     let ran = person.run(&["policy", "fmt", "--check", path]).await;
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.stdout.contains("  -@id(\"a\") permit(") && ran.stdout.contains("  +permit (principal, action, resource);"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("  -@id(\"a\") permit(")
+            && ran.stdout.contains("  +permit (principal, action, resource);"),
+        "{ran:?}"
+    );
     assert_eq!(fs::read_to_string(&file).expect("there"), loose, "--check changes nothing");
     assert_eq!(person.run(&["policy", "fmt", path]).await.code, 0);
     let done = fs::read_to_string(&file).expect("there");

@@ -12,7 +12,9 @@ pub fn fuzz_bundle(bytes: &[u8]) {
     }
     let mut parts = bytes.split(|byte| *byte == 0);
     let mut files = vec![(MANIFEST, parts.next().unwrap_or_default().to_vec())];
-    for (path, content) in [ENTITIES, "rules.cedar", "tests/t.toml", "more/rules.cedar"].into_iter().zip(parts) {
+    for (path, content) in
+        [ENTITIES, "rules.cedar", "tests/t.toml", "more/rules.cedar"].into_iter().zip(parts)
+    {
         files.push((path, content.to_vec()));
     }
     if let Ok(bundle) = Bundle::from_files(files) {

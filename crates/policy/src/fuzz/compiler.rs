@@ -7,7 +7,8 @@ use super::{agree, principal, questions};
 use crate::bundle::Bundle;
 use crate::load::Policy;
 
-const PATHS: [&str; 8] = ["/usr/bin/a", "/usr/bin/b", "/etc/shadow", "/tmp/a", "/a", "/usr/a/b", "/b", "/etc/a"];
+const PATHS: [&str; 8] =
+    ["/usr/bin/a", "/usr/bin/b", "/etc/shadow", "/tmp/a", "/a", "/usr/a/b", "/b", "/etc/a"];
 const PATTERNS: [&str; 8] = ["/usr/*", "*/a", "/etc/*", "*b*", "/usr/bin/*", "/*/a", "*", "/tmp/*"];
 const WORDS: [&str; 6] = ["a", "b", "-r", "-rf", "x y", ""];
 const FILE_ACTIONS: [&str; 4] = ["read_file", "write_file", "map_code", "connect_unix"];
@@ -24,7 +25,9 @@ pub fn fuzz_compiler(bytes: &[u8]) -> usize {
     let idle: BTreeSet<&str> = found
         .findings
         .iter()
-        .filter(|finding| ["never-applies", "idle-permit", "idle-forbid", "shadowed-permit"].contains(&finding.code))
+        .filter(|finding| {
+            ["never-applies", "idle-permit", "idle-forbid", "shadowed-permit"].contains(&finding.code)
+        })
         .map(|finding| finding.rule.as_str())
         .collect();
     let kept: Vec<String> = rules
@@ -39,7 +42,12 @@ pub fn fuzz_compiler(bytes: &[u8]) -> usize {
     for (question, before) in asked.iter().zip(answers) {
         let after = without.0.decide(question);
         let words = |answer: &crate::Answer| {
-            (answer.allowed, answer.quiet, answer.observed.is_some(), answer.rule.as_ref().map(|rule| rule.on_violation))
+            (
+                answer.allowed,
+                answer.quiet,
+                answer.observed.is_some(),
+                answer.rule.as_ref().map(|rule| rule.on_violation),
+            )
         };
         assert_eq!(words(&before), words(&after), "{question:?}, without {idle:?}");
     }
@@ -47,7 +55,8 @@ pub fn fuzz_compiler(bytes: &[u8]) -> usize {
 }
 
 fn load(rules: &[String]) -> Option<(Policy, Bundle)> {
-    let files = [("bundle.toml", "name = \"fuzz\"\nschema = 2\n".to_owned()), ("rules.cedar", rules.concat())];
+    let files =
+        [("bundle.toml", "name = \"fuzz\"\nschema = 2\n".to_owned()), ("rules.cedar", rules.concat())];
     let bundle = Bundle::from_files(files).ok()?;
     // Cedar's validator refuses rules that can never hold, which is fine.
     let policy = Policy::load(&bundle).ok()?;
@@ -96,20 +105,36 @@ impl Maker<'_> {
                 let why = self.one(&["one", "two"]);
                 let violation = self.one(&["block", "kill", "end_session"]);
                 let mode = if effect == 3 { "monitor" } else { "enforce" };
-                let _ = write!(rule, "@reason(\"{why}\")@on_violation(\"{violation}\")@mode(\"{mode}\")forbid");
+                let _ =
+                    write!(rule, "@reason(\"{why}\")@on_violation(\"{violation}\")@mode(\"{mode}\")forbid");
             }
         }
         let condition = self.condition(action, 2);
         let clause = self.one(&["when", "when", "unless"]);
-        let _ = writeln!(rule, "(principal, action == Action::\"{action}\", resource) {clause} {{ {condition} }};");
+        let _ = writeln!(
+            rule,
+            "(principal, action == Action::\"{action}\", resource) {clause} {{ {condition} }};"
+        );
         rule
     }
 
     fn condition(&mut self, action: &str, depth: usize) -> String {
         if depth > 0 {
             match self.choose(6) {
-                0 => return format!("({} && {})", self.condition(action, depth - 1), self.condition(action, depth - 1)),
-                1 => return format!("({} || {})", self.condition(action, depth - 1), self.condition(action, depth - 1)),
+                0 => {
+                    return format!(
+                        "({} && {})",
+                        self.condition(action, depth - 1),
+                        self.condition(action, depth - 1)
+                    );
+                }
+                1 => {
+                    return format!(
+                        "({} || {})",
+                        self.condition(action, depth - 1),
+                        self.condition(action, depth - 1)
+                    );
+                }
                 2 => return format!("!({})", self.condition(action, depth - 1)),
                 3 => {
                     let (a, b, c) = (
@@ -126,14 +151,19 @@ impl Maker<'_> {
             "connect" | "listen" => self.net(),
             "system" => match self.choose(3) {
                 0 => "context.outside".to_owned(),
-                1 => format!("context.operation == \"{}\"", self.one(&["trace", "signal", "mount", "set_user"])),
+                1 => format!(
+                    "context.operation == \"{}\"",
+                    self.one(&["trace", "signal", "mount", "set_user"])
+                ),
                 _ => format!("context.caller == \"{}\"", self.one(&PATHS)),
             },
             "exec" if self.choose(2) == 0 => match self.choose(4) {
                 0 => format!("context.args.contains(\"{}\")", self.one(&WORDS)),
                 1 => format!("context.command_line like \"*{}*\"", self.one(&["a", "-r", " "])),
                 2 => "context.setuid".to_owned(),
-                _ => format!("[\"{}\", \"{}\"].containsAll(context.args)", self.one(&WORDS), self.one(&WORDS)),
+                _ => {
+                    format!("[\"{}\", \"{}\"].containsAll(context.args)", self.one(&WORDS), self.one(&WORDS))
+                }
             },
             _ => match self.choose(7) {
                 0 => format!("context.path == \"{}\"", self.one(&PATHS)),
@@ -149,11 +179,22 @@ impl Maker<'_> {
 
     fn net(&mut self) -> String {
         match self.choose(5) {
-            0 => format!("context.port {} {}", self.one(&["==", "<", ">="]), self.one(&["0", "22", "443", "65535"])),
+            0 => format!(
+                "context.port {} {}",
+                self.one(&["==", "<", ">="]),
+                self.one(&["0", "22", "443", "65535"])
+            ),
             1 => format!("context.protocol == \"{}\"", self.one(&["tcp", "udp", "icmp"])),
-            2 => format!("context.address.isInRange(ip(\"{}\"))", self.one(&["10.0.0.0/8", "0.0.0.0/0", "::/0", "10.0.0.0/30"])),
+            2 => format!(
+                "context.address.isInRange(ip(\"{}\"))",
+                self.one(&["10.0.0.0/8", "0.0.0.0/0", "::/0", "10.0.0.0/30"])
+            ),
             3 => "context.address.isLoopback()".to_owned(),
-            _ => format!("context.port + {} > {}", self.one(&["1", "9223372036854775800"]), self.one(&["23", "443"])),
+            _ => format!(
+                "context.port + {} > {}",
+                self.one(&["1", "9223372036854775800"]),
+                self.one(&["23", "443"])
+            ),
         }
     }
 }

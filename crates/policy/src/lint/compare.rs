@@ -137,7 +137,8 @@ fn makes_idle(other: &Rule, rule: &Rule, open_session: bool) -> bool {
         return rule.monitored;
     }
     let same_words = other.info.reason == rule.info.reason && other.info.contact == rule.info.contact;
-    other.info.on_violation >= rule.info.on_violation && (same_words || other.precedence() < rule.precedence())
+    other.info.on_violation >= rule.info.on_violation
+        && (same_words || other.precedence() < rule.precedence())
 }
 
 /// Rules that cover a condition together. None: too much work. Some(None): they do not.
@@ -200,8 +201,7 @@ fn never_applies(report: &mut Report, sheet: &Sheet<'_>, views: &mut [View<'_>],
     let mut alone = true;
     for view in views.iter_mut().filter(|view| sheet.rule.speaks_of(view.action.name())) {
         let (action, world) = (view.action, view.world);
-        let condition =
-            crate::residual::open_condition(&sheet.rule.body, action, &mut view.atoms, world);
+        let condition = crate::residual::open_condition(&sheet.rule.body, action, &mut view.atoms, world);
         let possible = condition.is_ok_and(|formula| {
             !matches!(view.solver.together(&view.atoms, vec![(formula, true)]), Found::Never)
         });
@@ -212,7 +212,8 @@ fn never_applies(report: &mut Report, sheet: &Sheet<'_>, views: &mut [View<'_>],
         let help = "parts joined by `&&` exclude each other (and what `unless` takes away); join alternatives by `||`";
         report.error(sheet, sheet.clause(0), code, message, help);
     } else {
-        let message = format!("rule `{id}` never applies, {does}: no question fits both its scope and its condition");
+        let message =
+            format!("rule `{id}` never applies, {does}: no question fits both its scope and its condition");
         let help = "compare person, action and host of the scope with what the condition asks for";
         report.error(sheet, sheet.parts.effect, code, message, help);
     }
@@ -229,7 +230,13 @@ fn partly(report: &mut Report, sheet: &Sheet<'_>, fates: &[(&str, Fate)]) {
             .map_or(sheet.parts.effect, |at| (sheet.chunk.offset + at, written.len()));
         let message =
             format!("rule `{}` never applies to `{action}`: its condition excludes that", sheet.rule.info.id);
-        report.warn(sheet, place, "never-for-action", message, "remove the action, or make a rule of its own for it");
+        report.warn(
+            sheet,
+            place,
+            "never-for-action",
+            message,
+            "remove the action, or make a rule of its own for it",
+        );
     }
 }
 
@@ -245,7 +252,8 @@ fn list(own: &[&Sheet<'_>], others: &BTreeSet<String>) -> String {
 
 fn covered(report: &mut Report, sheet: &Sheet<'_>, own: &[&Sheet<'_>], others: &BTreeSet<String>) {
     let (id, others) = (&sheet.rule.info.id, list(own, others));
-    let (does, code) = if sheet.rule.forbids { ("forbids", "idle-forbid") } else { ("permits", "idle-permit") };
+    let (does, code) =
+        if sheet.rule.forbids { ("forbids", "idle-forbid") } else { ("permits", "idle-permit") };
     let message = format!("rule `{id}` changes nothing: all that it {does} is decided by {others}");
     let help = "remove it, or narrow the other rule";
     report.warn(sheet, sheet.parts.effect, code, message, help);
@@ -253,7 +261,9 @@ fn covered(report: &mut Report, sheet: &Sheet<'_>, own: &[&Sheet<'_>], others: &
 
 fn shadowed(report: &mut Report, sheet: &Sheet<'_>, own: &[&Sheet<'_>], others: &BTreeSet<String>) {
     let (id, others) = (&sheet.rule.info.id, list(own, others));
-    let message = format!("rule `{id}` permits nothing: all of it is forbidden by {others}, and a forbid beats a permit");
+    let message = format!(
+        "rule `{id}` permits nothing: all of it is forbidden by {others}, and a forbid beats a permit"
+    );
     let help = "remove it, or make an exception in the forbid with `unless`";
     report.warn(sheet, sheet.parts.effect, "shadowed-permit", message, help);
 }

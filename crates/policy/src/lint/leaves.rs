@@ -74,7 +74,9 @@ fn outcome(view: &View<'_>, formula: &Formula) -> Outcome {
 /// The attribute that a part looks at.
 pub(super) fn subject(expr: &Expr) -> Option<&str> {
     match expr {
-        Expr::GetAttr { expr, attr } if matches!(**expr, Expr::Var(Var::Context | Var::Principal)) => Some(attr),
+        Expr::GetAttr { expr, attr } if matches!(**expr, Expr::Var(Var::Context | Var::Principal)) => {
+            Some(attr)
+        }
         other => parts(other).into_iter().find_map(|part| subject(part)),
     }
 }
@@ -121,21 +123,29 @@ fn explain(expr: &Expr, always: bool) -> (String, String) {
     let texts = texts(expr);
     let first = texts.first().map(String::as_str).unwrap_or_default();
     let did_you_mean = |known: &[&str]| {
-        nearest(&first.to_lowercase(), known)
-            .map_or_else(|| format!("it is one of \"{}\"", known.join("\", \"")), |one| format!("did you mean \"{one}\"?"))
+        nearest(&first.to_lowercase(), known).map_or_else(
+            || format!("it is one of \"{}\"", known.join("\", \"")),
+            |one| format!("did you mean \"{one}\"?"),
+        )
     };
-    let empty = matches!(expr, Expr::BinaryOp { left, .. } if matches!(&**left, Expr::Set(all) if all.is_empty()));
+    let empty =
+        matches!(expr, Expr::BinaryOp { left, .. } if matches!(&**left, Expr::Set(all) if all.is_empty()));
     let range = parts(expr).into_iter().any(|part| {
         matches!(&**part, Expr::UnaryOp { op: UnaryOp::Ip, expr } if matches!(&**expr, Expr::Literal(Literal::String(text)) if text.contains('/')))
     });
     let equals = matches!(expr, Expr::BinaryOp { op: BinaryOp::Eq | BinaryOp::Contains, .. });
     let (why, help) = match subject(expr) {
         _ if empty => ("the set is empty", "put what is meant into the set, or remove this part".to_owned()),
-        Some("port") if always => ("ports are 0 to 65535", "remove this part, or correct the number".to_owned()),
+        Some("port") if always => {
+            ("ports are 0 to 65535", "remove this part, or correct the number".to_owned())
+        }
         Some("port") => ("ports are 0 to 65535", "correct the number".to_owned()),
         Some("protocol") => (
             "no protocol is called that",
-            format!("{}; other protocols are written as their number, \"132\"", did_you_mean(&["tcp", "udp", "icmp"])),
+            format!(
+                "{}; other protocols are written as their number, \"132\"",
+                did_you_mean(&["tcp", "udp", "icmp"])
+            ),
         ),
         Some("operation") => ("no operation is called that", did_you_mean(&operation::NAMES)),
         Some("kind") => ("no kind of principal is called that", did_you_mean(&KINDS)),
@@ -147,10 +157,9 @@ fn explain(expr: &Expr, always: bool) -> (String, String) {
             "a name is the last part of the path and holds no slash",
             "compare `context.path` with the whole path, or name the last part only".to_owned(),
         ),
-        Some("path" | "caller") if !first.is_empty() && !first.starts_with(['/', '*']) => (
-            "paths begin with a slash",
-            format!("write \"/{first}\", with all folders"),
-        ),
+        Some("path" | "caller") if !first.is_empty() && !first.starts_with(['/', '*']) => {
+            ("paths begin with a slash", format!("write \"/{first}\", with all folders"))
+        }
         Some("args") => ("a program always has an argument, its own name", "remove this part".to_owned()),
         _ if always => ("whatever is asked", "remove this part, or correct it".to_owned()),
         _ => ("whatever is asked", "correct it; as it is the rule is blind here".to_owned()),

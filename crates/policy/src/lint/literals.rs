@@ -94,7 +94,8 @@ fn stars(report: &mut Report, sheet: &Sheet<'_>, place: (usize, usize), what: &s
     }
     if how == How::Like && !text.contains('*') {
         let message = format!("the pattern \"{text}\" has no `*`: it matches this one text only");
-        let help = format!("write `{subject}.{what} == \"{text}\"`, or say with `*` where anything may stand");
+        let help =
+            format!("write `{subject}.{what} == \"{text}\"`, or say with `*` where anything may stand");
         report.warn(sheet, place, "no-star", message, help);
     }
 }
@@ -118,13 +119,15 @@ fn paths(
         return;
     }
     if text.len() > 1 && text.ends_with('/') {
-        let message = format!("no path is like \"{text}\": a path does not end in a slash, so this {does} nothing");
+        let message =
+            format!("no path is like \"{text}\": a path does not end in a slash, so this {does} nothing");
         let bare = text.trim_end_matches('/');
         let help = format!("write \"{bare}\" for the folder itself, `like \"{text}*\"` for what lies in it");
         report.warn(sheet, place, "trailing-slash", message, help);
     }
     if text.contains("//") || text.contains("/../") || text.contains("/./") {
-        let message = format!("no path is like \"{text}\": rules see paths resolved, without `//`, `.` and `..`");
+        let message =
+            format!("no path is like \"{text}\": rules see paths resolved, without `//`, `.` and `..`");
         report.warn(sheet, place, "unresolved-path", message, "write the path as `realpath` prints it");
     }
     let all = named.cloned().unwrap_or_default();
@@ -132,7 +135,9 @@ fn paths(
     if let (Some((link, to)), true) = (merged, forbids) {
         let resolved = text.replacen(link, to, 1);
         if !all.iter().any(|one| covers(one, &resolved)) {
-            let message = format!("`{link}` is a link to `{to}` on most systems, and rules see paths resolved: this forbids nothing there");
+            let message = format!(
+                "`{link}` is a link to `{to}` on most systems, and rules see paths resolved: this forbids nothing there"
+            );
             report.warn(sheet, place, "linked-folder", message, format!("write \"{resolved}\" as well"));
         }
     }
@@ -141,7 +146,10 @@ fn paths(
         && leaf.sense == Some(true)
     {
         let known = ["/usr/bin/vim.", "/usr/bin/nc.", "/usr/bin/python3."];
-        let also = all.contains(*to) || known.iter().any(|start| to.starts_with(start) && all.iter().any(|one| one.starts_with(start)));
+        let also = all.contains(*to)
+            || known
+                .iter()
+                .any(|start| to.starts_with(start) && all.iter().any(|one| one.starts_with(start)));
         if !also {
             let message = format!("`{link}` is a link, and rules see where it leads: `{to}`, for example");
             let help = format!("name what `realpath {link}` prints on your hosts");
@@ -198,7 +206,9 @@ fn arguments(
         let apart = letters.chars().any(|letter| args.contains(&format!("-{letter}")));
         if !args.contains(&format!("-{swapped}")) && !apart {
             let (first, second) = letters.split_at(1);
-            let message = format!("\"{text}\" is dodged by `-{swapped}` and by `-{first} -{second}`, which say the same");
+            let message = format!(
+                "\"{text}\" is dodged by `-{swapped}` and by `-{first} -{second}`, which say the same"
+            );
             let help = "name every way to say it, as `no-recursive-force-remove` of policies/demo does; or forbid the effect: \
                         the file, the connection";
             report.warn(sheet, place, "dodged-options", message, help);
@@ -206,11 +216,14 @@ fn arguments(
         }
     }
     // Devices are named as such by programs themselves.
-    let path = !text.starts_with("/dev/") && text.char_indices().any(|(at, c)| {
-        c == '/' && text[at + 1..].starts_with(|next: char| next.is_ascii_alphanumeric())
-    });
+    let path = !text.starts_with("/dev/")
+        && text
+            .char_indices()
+            .any(|(at, c)| c == '/' && text[at + 1..].starts_with(|next: char| next.is_ascii_alphanumeric()));
     if path {
-        let message = format!("a path in an argument is dodged by another spelling of \"{text}\": `//`, `../`, a link, a relative path");
+        let message = format!(
+            "a path in an argument is dodged by another spelling of \"{text}\": `//`, `../`, a link, a relative path"
+        );
         let help = "forbid what is done to the file: `action in [Action::\"read_file\", Action::\"write_file\"]` with `context.path`";
         report.warn(sheet, place, "path-in-arguments", message, help);
     } else if what == "command_line" && how == How::Equals {
@@ -218,8 +231,10 @@ fn arguments(
         let help = "test for the arguments that matter: `context.args.contains(\"…\")`";
         report.warn(sheet, place, "whole-command-line", message, help);
     } else if what == "command_line" && how == How::Like && !text.starts_with('*') {
-        let message = format!("\"{text}\" begins with the program's own name, which the caller may choose freely");
-        let help = "compare `context.path` or `context.name` with the program, and begin the pattern with `* `";
+        let message =
+            format!("\"{text}\" begins with the program's own name, which the caller may choose freely");
+        let help =
+            "compare `context.path` or `context.name` with the program, and begin the pattern with `* `";
         report.warn(sheet, place, "own-name-in-arguments", message, help);
     }
 }
@@ -227,7 +242,10 @@ fn arguments(
 /// Ranges that do not mean what they seem to.
 fn addresses(report: &mut Report, sheet: &Sheet<'_>, leaf: &Leaf<'_>, texts: &[String]) {
     fn literals(expr: &Expr, inside: bool, out: &mut Vec<bool>) {
-        if let Expr::Literal(cedar_policy::pst::Literal::String(_) | cedar_policy::pst::Literal::EntityUID(_)) = expr {
+        if let Expr::Literal(
+            cedar_policy::pst::Literal::String(_) | cedar_policy::pst::Literal::EntityUID(_),
+        ) = expr
+        {
             out.push(inside);
         }
         let ip = matches!(expr, Expr::UnaryOp { op: UnaryOp::Ip, .. });
@@ -256,14 +274,17 @@ fn addresses(report: &mut Report, sheet: &Sheet<'_>, leaf: &Leaf<'_>, texts: &[S
                     std::net::IpAddr::V4(_) => std::net::IpAddr::from((network as u32).to_be_bytes()),
                     std::net::IpAddr::V6(_) => std::net::IpAddr::from(network.to_be_bytes()),
                 };
-                let message = format!("\"{text}\" names one address and means the whole range {network}/{length}");
+                let message =
+                    format!("\"{text}\" names one address and means the whole range {network}/{length}");
                 let help = format!("write ip(\"{network}/{length}\"), or ip(\"{address}\") for the one");
                 report.warn(sheet, place, "host-bits", message, help);
             }
         }
         let connects = sheet.rule.speaks_of(Action::Connect.name());
         if connects && address.is_unspecified() && length.is_none() {
-            let message = format!("nothing connects to {address}: it is judged as loopback, which is where Linux connects it to");
+            let message = format!(
+                "nothing connects to {address}: it is judged as loopback, which is where Linux connects it to"
+            );
             report.warn(sheet, place, "unspecified-address", message, "write `context.address.isLoopback()`");
         }
         if let std::net::IpAddr::V6(v6) = address
@@ -290,7 +311,8 @@ pub(super) fn by_name<'a, 'b>(sheet: &'b Sheet<'a>) -> Option<&'b Leaf<'a>> {
 fn only_names(report: &mut Report, sheet: &Sheet<'_>) {
     if let Some(leaf) = by_name(sheet) {
         let name = texts(leaf.expr).first().cloned().unwrap_or_default();
-        let message = format!("a file of any folder can be called `{name}`: a permit by name permits every program");
+        let message =
+            format!("a file of any folder can be called `{name}`: a permit by name permits every program");
         let help = format!("name the path: `context.path == \"/usr/bin/{name}\"`");
         report.warn(sheet, sheet.leaf(leaf), "name-only-permit", message, help);
     }

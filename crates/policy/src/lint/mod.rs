@@ -142,9 +142,9 @@ fn sheets<'a>(policy: &'a Policy, bundle: &'a Bundle) -> Vec<Sheet<'a>> {
     for rule in policy.inner.rules.values().filter(|rule| !rule.info.file.starts_with(INCLUDE)) {
         let Some((file, content)) = bundle.files.get_key_value(&rule.info.file) else { continue };
         let Ok(text) = std::str::from_utf8(content) else { continue };
-        let chunks = cut.entry(file).or_insert_with(|| {
-            source::cut(text).into_iter().map(|chunk| (chunk.offset, chunk)).collect()
-        });
+        let chunks = cut
+            .entry(file)
+            .or_insert_with(|| source::cut(text).into_iter().map(|chunk| (chunk.offset, chunk)).collect());
         if let Some(chunk) = chunks.remove(&rule.offset) {
             sheets.push(Sheet::new((file, text), chunk, rule));
         }

@@ -121,7 +121,9 @@ fn cases(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &mut 
 
 /// Entities that nothing uses.
 fn entities(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &Mentioned) {
-    let Some(text) = bundle.file(ENTITIES).and_then(|content| std::str::from_utf8(content).ok()) else { return };
+    let Some(text) = bundle.file(ENTITIES).and_then(|content| std::str::from_utf8(content).ok()) else {
+        return;
+    };
     let known = &policy.inner.known.entities;
     let own = |id: &str| text.contains(&serde_json::Value::from(id).to_string());
     let hosts = !policy.inner.known.hosts.is_empty();
@@ -145,11 +147,13 @@ fn entities(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &M
                 report.elsewhere((ENTITIES, text), place, "unused-group", message, help);
             }
             "HostGroup" if hosts => {
-                let inhabited = policy.inner.known.uids.iter().any(|host| {
-                    host.type_name().to_string() == "Host" && known.is_ancestor_of(uid, host)
-                });
+                let inhabited =
+                    policy.inner.known.uids.iter().any(|host| {
+                        host.type_name().to_string() == "Host" && known.is_ancestor_of(uid, host)
+                    });
                 if !inhabited {
-                    let rules = if near(&mentioned.host_groups) { "; rules for it apply nowhere" } else { "" };
+                    let rules =
+                        if near(&mentioned.host_groups) { "; rules for it apply nowhere" } else { "" };
                     let message = format!("no host is in the host group `{id}`{rules}");
                     let help = format!(
                         "give a host the parent {{\"type\": \"HostGroup\", \"id\": \"{id}\"}}, or remove the group"
@@ -196,21 +200,27 @@ fn sessions(report: &mut Report, policy: &Policy, bundle: &Bundle, views: &mut [
         return;
     }
     let sheets = super::sheets(policy, bundle);
-    let Some(opens) = sheets.iter().find(|sheet| !sheet.rule.forbids && sheet.rule.speaks_of(OPEN_SESSION)) else {
+    let Some(opens) = sheets.iter().find(|sheet| !sheet.rule.forbids && sheet.rule.speaks_of(OPEN_SESSION))
+    else {
         return;
     };
     let mut possible = |name: &str, atom: Option<Atom>| {
         let Some(view) = views.iter_mut().find(|view| view.action.name() == name) else { return true };
         let demand = atom.map(|atom| view.atoms.intern(atom));
-        let permits: Vec<_> =
-            view.rules.iter().filter(|ruled| !ruled.rule.forbids).map(|ruled| ruled.formula.clone()).collect();
+        let permits: Vec<_> = view
+            .rules
+            .iter()
+            .filter(|ruled| !ruled.rule.forbids)
+            .map(|ruled| ruled.formula.clone())
+            .collect();
         permits.into_iter().any(|formula| {
             let Some(formula) = formula else { return true };
             let demands = std::iter::once(formula).chain(demand.clone()).map(|one| (one, true)).collect();
             !matches!(view.solver.together(&view.atoms, demands), Found::Never)
         })
     };
-    let include = "include the pack that has it (`include = [\"pack:base\"]` in bundle.toml), or write a permit";
+    let include =
+        "include the pack that has it (`include = [\"pack:base\"]` in bundle.toml), or write a permit";
     let set_user = crate::question::Operation::from_name("set_user").map_or(0, |it| it.number() as u8);
     let begins = possible("system", Some(Atom::Operation(BTreeSet::from([set_user]))));
     let runs = possible(Action::Exec.name(), None);
@@ -260,13 +270,16 @@ fn names_that_move(report: &mut Report, policy: &Policy, bundle: &Bundle, views:
         if !sheet.rule.forbids || !sheet.rule.speaks_of(Action::Exec.name()) {
             continue;
         }
-        let by_name = sheet.leaves.iter().find(|leaf| {
-            leaf.sense == Some(true) && super::leaves::subject(leaf.expr) == Some("name")
-        });
+        let by_name = sheet
+            .leaves
+            .iter()
+            .find(|leaf| leaf.sense == Some(true) && super::leaves::subject(leaf.expr) == Some("name"));
         let by_path = sheet.leaves.iter().any(|leaf| super::leaves::subject(leaf.expr) == Some("path"));
         if let (Some(leaf), false) = (by_name, by_path) {
-            let message = format!("a copy under another name still runs: rule `{id}` permits programs like `{path}`");
-            let help = "permit programs of the system's folders only (`pack:base` does), or forbid by path as well";
+            let message =
+                format!("a copy under another name still runs: rule `{id}` permits programs like `{path}`");
+            let help =
+                "permit programs of the system's folders only (`pack:base` does), or forbid by path as well";
             report.warn(&sheet, sheet.leaf(leaf), "name-only-forbid", message, help);
         }
     }

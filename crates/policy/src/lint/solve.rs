@@ -186,7 +186,8 @@ impl<'a> Solver<'a> {
             let left = self.left.get().checked_sub(1)?;
             self.left.set(left);
             self.steps.set(self.steps.get().checked_sub(1)?);
-            let assigned = |id: u32| mine.binary_search(&id).is_ok().then(|| holding.binary_search(&id).is_ok());
+            let assigned =
+                |id: u32| mine.binary_search(&id).is_ok().then(|| holding.binary_search(&id).is_ok());
             let next = key.1.iter().map(|(formula, wanted)| (formula.assign(&assigned), *wanted)).collect();
             if self.search(atoms, layer + 1, next, model, failed)? {
                 model.decided.extend(mine.iter().map(|id| (*id, holding.binary_search(id).is_ok())));
@@ -223,12 +224,14 @@ impl<'a> Solver<'a> {
             Layer::Fileless | Layer::Setuid | Layer::Outside => {
                 Some(vec![(vec![], Value::None), (mine.to_vec(), Value::None)])
             }
-            Layer::Operation => numbered(0..=operation::COUNT - 1, &|atom, number| {
-                matches!(atom, Atom::Operation(all) if all.contains(&(number as u8)))
-            }),
-            Layer::Protocol => numbered(0..=255, &|atom, number| {
-                matches!(atom, Atom::Protocol(all) if all.contains(&(number as u8)))
-            }),
+            Layer::Operation => numbered(
+                0..=operation::COUNT - 1,
+                &|atom, number| matches!(atom, Atom::Operation(all) if all.contains(&(number as u8))),
+            ),
+            Layer::Protocol => numbered(
+                0..=255,
+                &|atom, number| matches!(atom, Atom::Protocol(all) if all.contains(&(number as u8))),
+            ),
             Layer::Hosts => {
                 let classes = self.world.classes(self.action);
                 numbered(
@@ -264,7 +267,11 @@ impl<'a> Solver<'a> {
             Layer::Free => {
                 (mine.len() <= MAX_FREE).then_some(())?;
                 let pick = |bits: u32| mine.iter().zip(0..).filter(move |(_, at)| bits >> at & 1 == 1);
-                Some((0..1u32 << mine.len()).map(|bits| (pick(bits).map(|(id, _)| *id).collect(), Value::None)).collect())
+                Some(
+                    (0..1u32 << mine.len())
+                        .map(|bits| (pick(bits).map(|(id, _)| *id).collect(), Value::None))
+                        .collect(),
+                )
             }
             Layer::Text(KnownText::Kind) => {
                 let classes = KINDS.iter().map(|kind| {
@@ -328,7 +335,9 @@ impl<'a> Solver<'a> {
         // Paths begin with a slash; abstract sockets with `@`.
         let rooted = u32::MAX;
         let beginnings: &[&[u8]] = match (layer, self.action) {
-            (Layer::File, Action::File(op)) if sallyport_sensor_abi::policy::file_op::NAMES[op as usize] == "connect_unix" => {
+            (Layer::File, Action::File(op))
+                if sallyport_sensor_abi::policy::file_op::NAMES[op as usize] == "connect_unix" =>
+            {
                 &[b"/", b"@"]
             }
             _ => &[b"/"],
@@ -393,9 +402,7 @@ impl Model {
             Atom::Args(_) => fits(atom, self.args.as_deref().unwrap_or(b"zz")),
             Atom::Operation(all) => all.contains(&self.operation.unwrap_or(0)),
             Atom::Protocol(all) => all.contains(&self.protocol.unwrap_or(6)),
-            Atom::Port(all) => {
-                all.iter().any(|(low, high)| (*low..=*high).contains(&self.port.unwrap_or(9)))
-            }
+            Atom::Port(all) => all.iter().any(|(low, high)| (*low..=*high).contains(&self.port.unwrap_or(9))),
             Atom::Address(all) => {
                 let anywhere = Prefix::new(std::net::IpAddr::from([203, 0, 113, 77]), 32);
                 all.iter().any(|range| range.covers(&self.address.unwrap_or(anywhere)))
@@ -469,7 +476,9 @@ fn weigh(atom: &Atom, wild: &mut usize, bytes: &mut usize) {
             for test in tests {
                 match test {
                     ArgTest::Some(arg) => add(&vec![Piece::Bytes(arg.clone())], false),
-                    ArgTest::Every(all) => all.iter().for_each(|arg| add(&vec![Piece::Bytes(arg.clone())], false)),
+                    ArgTest::Every(all) => {
+                        all.iter().for_each(|arg| add(&vec![Piece::Bytes(arg.clone())], false))
+                    }
                     ArgTest::Line(pattern) => add(pattern, false),
                 }
             }
@@ -495,5 +504,7 @@ fn addresses(atoms: &Atoms, mine: &[u32]) -> Option<Vec<(Vec<u32>, Value)>> {
         });
     }
     let holding = classes.holding.into_iter().zip(0u32..);
-    Some(holding.filter_map(|(holding, class)| Some((holding, Value::Address(*found.get(&class)?)))).collect())
+    Some(
+        holding.filter_map(|(holding, class)| Some((holding, Value::Address(*found.get(&class)?)))).collect(),
+    )
 }

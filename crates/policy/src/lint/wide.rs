@@ -59,7 +59,8 @@ fn permits(view: &mut View<'_>, sheet: &Sheet<'_>) -> Option<String> {
     match view.action {
         Action::Gateway(name) => {
             let anyone = formula.assign(&|id| anyone(view.atoms.atom(id)));
-            let holds = matches!(view.solver.together(&view.atoms, vec![(anyone, true)]), Found::Sometimes(_));
+            let holds =
+                matches!(view.solver.together(&view.atoms, vec![(anyone, true)]), Found::Sometimes(_));
             holds.then(|| match name {
                 OPEN_SESSION => "sessions to everybody on every host, in whatever group they are".to_owned(),
                 name => format!("`{name}` to everybody, in whatever group they are"),
@@ -78,7 +79,8 @@ fn permits(view: &mut View<'_>, sheet: &Sheet<'_>) -> Option<String> {
         },
         Action::System => {
             let about = |atom: &Atom| matches!(atom, Atom::Operation(_));
-            every(view, &formula, &about, None).then(|| "every operation, modules, mounts and tracing too".to_owned())
+            every(view, &formula, &about, None)
+                .then(|| "every operation, modules, mounts and tracing too".to_owned())
         }
         Action::Connect | Action::Listen => {
             let about = |atom: &Atom| matches!(atom, Atom::Address(_) | Atom::Port(_));
@@ -172,7 +174,8 @@ fn locked_out(report: &mut Report, sheet: &Sheet<'_>, views: &[View<'_>]) {
             sheet.rule.info.id,
             closed.iter().map(|action| format!("`{action}`")).collect::<Vec<_>>().join(", ")
         );
-        let help = "give it a condition, a group or a host group; no permit can make an exception from a forbid";
+        let help =
+            "give it a condition, a group or a host group; no permit can make an exception from a forbid";
         report.warn(sheet, sheet.parts.effect, "forbids-everything", message, help);
     }
 }

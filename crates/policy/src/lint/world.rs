@@ -37,7 +37,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(inner: &Inner) -> Self {
         let known = &inner.known;
-        let literal: HashSet<String> = inner.rules.values().flat_map(|rule| named_hosts(&rule.body)).collect();
+        let literal: HashSet<String> =
+            inner.rules.values().flat_map(|rule| named_hosts(&rule.body)).collect();
         let mut hosts = vec![uid("Host", NOBODY)];
         let mut added: Vec<Entity> = vec![Entity::new_no_attrs(hosts[0].clone(), HashSet::new())];
         let mut seen = HashSet::new();
@@ -159,8 +160,11 @@ impl World {
             let Ok(expression) = text.parse::<Expression>() else { return Default::default() };
             let (mut holds, mut fails) = (BTreeSet::new(), BTreeSet::new());
             for class in self.classes(action) {
-                let resource =
-                    if action.on_host() { self.hosts[class as usize].clone() } else { uid("Gateway", "gateway") };
+                let resource = if action.on_host() {
+                    self.hosts[class as usize].clone()
+                } else {
+                    uid("Gateway", "gateway")
+                };
                 let request = Request::new(
                     uid("User", NOBODY),
                     uid("Action", action.name()),

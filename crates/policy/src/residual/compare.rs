@@ -122,9 +122,7 @@ impl Folder<'_> {
                     let test = ArgTest::Every(arguments(&texts));
                     Ok(self.atoms.intern(Atom::Args(BTreeSet::from([test]))))
                 }
-                None if elements.iter().any(|e| matches!(e, Value::Later)) => {
-                    Ok(self.later())
-                }
+                None if elements.iter().any(|e| matches!(e, Value::Later)) => Ok(self.later()),
                 None => Err(unplaceable(expr)),
             },
             (Value::Args | Value::Set(_), Value::Set(elements)) => {

@@ -25,7 +25,8 @@ fn comments_and_annotations_survive() {
 
 #[test]
 fn what_is_not_cedar_is_told_with_its_place() {
-    let faults = format("a.cedar", "permit(principal, action, resource);\npermit (principal;").expect_err("no policy");
+    let faults =
+        format("a.cedar", "permit(principal, action, resource);\npermit (principal;").expect_err("no policy");
     assert_eq!((faults.faults[0].line, faults.faults.len()), (2, 1), "{faults}");
     assert_eq!(format("a.cedar", "// nothing here\n").ok().as_deref(), Some("// nothing here\n"));
 }

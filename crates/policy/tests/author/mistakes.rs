@@ -91,8 +91,14 @@ fn every_planted_mistake_is_found_and_its_mended_twin_is_not() {
                 && told.help.contains(&mistake.helps)
         };
         if !matches!(told.as_slice(), [only] if fits(only)) {
-            let shown: Vec<String> = told.iter().map(|told| format!("[{}] {}", told.code, told.shown)).collect();
-            wrong.push(format!("── {name}: wanted {} [{}]\n{}", mistake.place, mistake.code, shown.join("\n")));
+            let shown: Vec<String> =
+                told.iter().map(|told| format!("[{}] {}", told.code, told.shown)).collect();
+            wrong.push(format!(
+                "── {name}: wanted {} [{}]\n{}",
+                mistake.place,
+                mistake.code,
+                shown.join("\n")
+            ));
         } else if told[0].excerpt.is_empty() || !told[0].shown.contains('^') {
             wrong.push(format!("── {name}: no excerpt with a caret\n{}", told[0].shown));
         }

@@ -11,7 +11,8 @@ const SEED: &[u8] = b"name = \"x\"\nschema = 2\n\0[{\"uid\": {\"type\": \"Group\
 fn the_seed_loads() {
     let files: Vec<&[u8]> = SEED.split(|byte| *byte == 0).collect();
     let names = ["bundle.toml", "entities.json", "rules.cedar", "tests/t.toml"];
-    let bundle = Bundle::from_files(names.into_iter().zip(files.iter().map(|file| file.to_vec()))).expect("files");
+    let bundle =
+        Bundle::from_files(names.into_iter().zip(files.iter().map(|file| file.to_vec()))).expect("files");
     let policy = Policy::load(&bundle).unwrap_or_else(|faults| panic!("{faults}"));
     assert!(policy.run_tests(&bundle).passed());
     fuzz_bundle(&bundle.to_archive());

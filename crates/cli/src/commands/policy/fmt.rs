@@ -56,7 +56,9 @@ pub(super) fn fmt(context: &Context, args: &Fmt) -> Result<(), Failure> {
         }
         let done = if args.check { "would change" } else { "laid out" };
         let sum = match changed.len() {
-            0 if !faults.is_empty() => format!("{} of {} files cannot be laid out.", faults.len(), files.len()),
+            0 if !faults.is_empty() => {
+                format!("{} of {} files cannot be laid out.", faults.len(), files.len())
+            }
             0 => format!("{} files, nothing to change.", files.len()),
             n => format!("{n} of {} files {done}.", files.len()),
         };
@@ -113,7 +115,9 @@ fn diff(context: &Context, before: &str, after: &str) -> Vec<String> {
         if i < old.len() && j < new.len() && old[i] == new[j] {
             lines.push((' ', old[i]));
             (i, j) = (i + 1, j + 1);
-        } else if j == new.len() || (i < old.len() && common[(i + 1) * width + j] >= common[i * width + j + 1]) {
+        } else if j == new.len()
+            || (i < old.len() && common[(i + 1) * width + j] >= common[i * width + j + 1])
+        {
             lines.push(('-', old[i]));
             i += 1;
         } else {

@@ -89,12 +89,18 @@ fn name_of(dir: &Path) -> String {
 /// What is written into quotes must not end them.
 fn choices(args: &Init, name: &str) -> Result<(), Failure> {
     let one = |what: &str, text: &str| {
-        let odd = text.is_empty() || text.len() > 200 || text.chars().any(|c| c.is_control() || "\"\\'@".contains(c));
+        let odd = text.is_empty()
+            || text.len() > 200
+            || text.chars().any(|c| c.is_control() || "\"\\'@".contains(c));
         // Mail addresses are usual, so `@` is fine there.
-        let odd = odd && !(what == "--contact" && !text.is_empty() && !text.contains(['"', '\\', '\n', '\r']));
+        let odd =
+            odd && !(what == "--contact" && !text.is_empty() && !text.contains(['"', '\\', '\n', '\r']));
         if odd {
-            return Err(Failure::usage(format!("{what}: `{}` cannot be written into a policy", text.escape_debug()))
-                .next("use letters, digits, spaces and plain punctuation"));
+            return Err(Failure::usage(format!(
+                "{what}: `{}` cannot be written into a policy",
+                text.escape_debug()
+            ))
+            .next("use letters, digits, spaces and plain punctuation"));
         }
         Ok(())
     };
@@ -161,7 +167,9 @@ fn entities(args: &Init, included: &[String]) -> String {
     let mut lines = Vec::new();
     let mut list = |kind: &str, id: &str, parents: Vec<Value>| {
         if !listed.contains(&(kind.to_owned(), id.to_owned())) {
-            lines.push(json!({ "uid": { "type": kind, "id": id }, "attrs": {}, "parents": parents }).to_string());
+            lines.push(
+                json!({ "uid": { "type": kind, "id": id }, "attrs": {}, "parents": parents }).to_string(),
+            );
         }
     };
     list("Group", &args.group, vec![]);

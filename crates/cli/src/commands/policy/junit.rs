@@ -86,7 +86,12 @@ mod tests {
         let report = TestReport {
             results: vec![
                 result("tests/a.toml", 3, "alice runs /bin/sh [\"sh\", \"-c\", \"a && b < c\"]", None),
-                result("tests/a.toml", 9, "a \u{1b}[31mred\u{0} 'name'\n", Some("expected <deny> & got allow")),
+                result(
+                    "tests/a.toml",
+                    9,
+                    "a \u{1b}[31mred\u{0} 'name'\n",
+                    Some("expected <deny> & got allow"),
+                ),
                 result("tests/b.toml", 1, "é", None),
             ],
             ..TestReport::default()

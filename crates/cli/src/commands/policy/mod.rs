@@ -3,9 +3,9 @@
 mod backtest;
 mod check;
 mod diff;
+mod docs;
 mod evidence;
 mod explain;
-mod docs;
 mod fmt;
 mod init;
 mod junit;
