@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sallyport_evidence::note::Verifier;
 use serde::Deserialize;
 
 use crate::kernel::Mode;
@@ -36,6 +37,8 @@ pub struct Config {
     pub unbrokered: Wanted,
     /// Accounts for which that is never more than recording.
     pub break_glass: Vec<String>,
+    /// Keys of policies' authors; not empty: a version that none of them signed is not taken from the gateway.
+    pub policy_signers: Vec<Verifier>,
     /// Log filter, as `RUST_LOG`.
     pub log: String,
     /// Logs as JSON lines.
@@ -103,6 +106,7 @@ struct Raw {
     fail_closed_after: Option<String>,
     unbrokered: Option<String>,
     break_glass: Option<Vec<String>>,
+    policy_signers: Vec<String>,
     log: RawLog,
     sessions: RawSessions,
     spool: RawSpool,
@@ -203,6 +207,15 @@ impl Raw {
         if break_glass.iter().any(String::is_empty) {
             faults.push("break_glass: an account has no name".into());
         }
+        let mut policy_signers = Vec::new();
+        for text in &self.policy_signers {
+            match Verifier::parse(text) {
+                Ok(key) => policy_signers.push(key),
+                Err(error) => faults.push(format!(
+                    "policy_signers: `{text}`: {error}; write what `sallyport policy keygen` printed"
+                )),
+            }
+        }
         let log_json = match self.log.format.as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -240,6 +253,7 @@ impl Raw {
             mode,
             unbrokered,
             break_glass,
+            policy_signers,
             log,
             log_json,
             sessions,
@@ -343,6 +357,16 @@ mod tests {
         assert_eq!((config.unbrokered, config.break_glass), (Wanted::Record, vec!["root".to_owned()]));
         let config = parse("unbrokered = 'enforce'\nbreak_glass = []").expect("it is good");
         assert_eq!((config.unbrokered, config.break_glass), (Wanted::Enforce, Vec::new()));
+        assert!(config.policy_signers.is_empty());
+        let key = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+        let config = parse(&format!("policy_signers = ['{key}']")).expect("it is good");
+        assert_eq!(config.policy_signers[0].to_string(), key);
+        assert!(
+            parse("policy_signers = ['x']")
+                .expect_err("it is wrong")
+                .to_string()
+                .contains("policy_signers: `x`")
+        );
         let error = parse("unbrokered = 'deny'\nbreak_glass = ['']").expect_err("it is wrong");
         let ConfigError::Faults(faults) = &error else { panic!("{error}") };
         assert_eq!(faults.len(), 2, "{error}");

@@ -92,7 +92,11 @@ pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> 
     let spool =
         Spool::open(&config.state_dir.join("spool.db"), &credentials.host, &boot, config.spool_bytes)?;
     let own = own_files(&config, config_path)?;
-    let trust = Trust { host: credentials.host.clone(), key: credentials.policy_verifier() };
+    let trust = Trust {
+        host: credentials.host.clone(),
+        key: credentials.policy_verifier(),
+        signers: config.policy_signers.clone(),
+    };
     let policies = Policies::open(kernel.clone(), trust, &config.state_dir, &config.run_dir, own)
         .map_err(|source| DaemonError::Folder { path: config.run_dir.clone(), source })?;
     let policies = Arc::new(policies);

@@ -2,9 +2,9 @@
 //! came with it.
 
 use sallyport_contract::v1::PolicyBundle;
-use sallyport_evidence::PolicyOrder;
 use sallyport_evidence::note::Verifier;
 use sallyport_evidence::order::{OrderError, Scope};
+use sallyport_evidence::{PolicyOrder, Statement};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -17,6 +17,8 @@ pub struct Trust {
     pub host: String,
     /// What the gateway signs orders with; none: not known yet.
     pub key: Option<Verifier>,
+    /// Keys of authors, one of which must have signed each version that comes; none: the gateway's word is enough.
+    pub signers: Vec<Verifier>,
 }
 
 /// An order that was accepted.
@@ -88,6 +90,16 @@ pub enum OrderRefusal {
         /// The newest that counts here.
         has: u64,
     },
+    /// No author who is believed here has signed it.
+    #[error(
+        "policy {version:.12} came without a good signature of the keys in `policy_signers` of this host's configuration ({problem})"
+    )]
+    Unsigned {
+        /// The version.
+        version: String,
+        /// What was wrong with those that came.
+        problem: String,
+    },
     /// A canary has nothing beside it.
     #[error("a canary needs a policy that is in force for the other sessions, and this host has none")]
     NoStable,
@@ -135,7 +147,25 @@ impl Trust {
         if actual != bundle.version {
             return Err(OrderRefusal::Version { announced: bundle.version.clone(), actual });
         }
+        self.is_signed(bundle)?;
         Ok(Step::New(order))
+    }
+
+    /// Whether an author who is believed here has signed the version. When, and for which gateway, is the gateway's
+    /// concern: its order is newer than all before.
+    fn is_signed(&self, bundle: &PolicyBundle) -> Result<(), OrderRefusal> {
+        if self.signers.is_empty() {
+            return Ok(());
+        }
+        let mut problem = "it has none".to_owned();
+        for note in &bundle.signatures {
+            match Statement::open(note, &self.signers) {
+                Ok((statement, _)) if statement.version == bundle.version => return Ok(()),
+                Ok((statement, _)) => problem = format!("the signature is on {:.12}", statement.version),
+                Err(err) => problem = err.to_string(),
+            }
+        }
+        Err(OrderRefusal::Unsigned { version: bundle.version.clone(), problem })
     }
 }
 
@@ -177,7 +207,7 @@ mod tests {
     }
 
     fn trust() -> Trust {
-        Trust { host: "web-1".into(), key: Some(signer().verifier().clone()) }
+        Trust { host: "web-1".into(), key: Some(signer().verifier().clone()), signers: Vec::new() }
     }
 
     fn canary(host: &str) -> Scope {
@@ -237,6 +267,40 @@ mod tests {
         assert!(held.canary.is_none());
         let refused = trust().decide(&tried, &held);
         assert!(matches!(refused, Err(OrderRefusal::Older { serial: 6, has: 7 })), "{refused:?}");
+    }
+
+    #[test]
+    fn an_author_must_have_signed_where_that_is_wanted() {
+        let author = |name: &str, seed: u8| Signer::new(name, &[seed; 32]).expect("a signer");
+        let strict = Trust { signers: vec![author("release", 1).verifier().clone()], ..trust() };
+        let plain = bundle(5, b"one", Scope::All);
+        let signed = |version: &str, by: &Signer| {
+            let (gateway, version) = ("gw".to_owned(), version.to_owned());
+            let statement = Statement { gateway, version, commit: String::new(), created_ms: 1 };
+            statement.sign(by).expect("signed")
+        };
+        let with = |notes: Vec<String>| PolicyBundle { signatures: notes, ..plain.clone() };
+        let good = signed(&plain.version, &author("release", 1));
+        let held = Held::default();
+        assert!(matches!(strict.decide(&with(vec![good.clone()]), &held), Ok(Step::New(_))));
+        let stranger = signed(&plain.version, &author("other", 2));
+        assert!(matches!(
+            strict.decide(&with(vec![stranger.clone(), good.clone()]), &held),
+            Ok(Step::New(_))
+        ));
+        for (notes, because) in [
+            (vec![], "it has none"),
+            (vec![stranger], "none of the keys"),
+            (vec![signed(&plain.version, &author("release", 2))], "none of the keys"),
+            (vec![signed(&"0".repeat(64), &author("release", 1))], "the signature is on 000000000000"),
+            (vec![good.replace("created-ms: 1", "created-ms: 2")], "is false"),
+            (vec!["junk".to_owned()], "not a signed note"),
+        ] {
+            let refused = strict.decide(&with(notes), &held).expect_err("refused");
+            assert!(matches!(refused, OrderRefusal::Unsigned { .. }), "{refused}");
+            assert!(refused.to_string().contains(because), "{because}: {refused}");
+        }
+        assert!(matches!(trust().decide(&plain, &held), Ok(Step::New(_))), "nobody asked for it");
     }
 
     #[test]
