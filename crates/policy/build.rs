@@ -39,7 +39,7 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> i
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let inside = format!("{prefix}{name}");
         if path.is_dir() {
-            if !(prefix.is_empty() && name == "tests") && !name.starts_with('.') {
+            if !(name.starts_with('.') || prefix.is_empty() && name == "tests") {
                 collect(&path, &format!("{inside}/"), files)?;
             }
         } else if name == "bundle.toml" || name == "entities.json" || name.ends_with(".cedar") {

@@ -38,7 +38,7 @@ pub(crate) type Demand = (Formula, bool);
 pub(crate) enum Found {
     Never,
     /// With an example: the atoms that hold in it are the only ones.
-    Sometimes(Model),
+    Sometimes(Box<Model>),
     /// Too much work.
     Unknown,
 }
@@ -111,6 +111,9 @@ enum Value {
 /// The atoms that hold in each class of an attribute, with a value.
 type Split = Rc<Vec<(Vec<u32>, Value)>>;
 
+/// Splits that were made, by attribute and atoms; none: too much work.
+type Splits = HashMap<(Layer, Vec<u32>), Option<Split>>;
+
 /// Decides conditions about one action.
 pub(crate) struct Solver<'a> {
     world: &'a World,
@@ -118,7 +121,7 @@ pub(crate) struct Solver<'a> {
     steps: Cell<usize>,
     /// Left for all questions.
     left: &'a Cell<usize>,
-    splits: RefCell<HashMap<(Layer, Vec<u32>), Option<Split>>>,
+    splits: RefCell<Splits>,
 }
 
 /// Steps for all questions about a bundle.
@@ -137,7 +140,7 @@ impl<'a> Solver<'a> {
         let mut model = Model::default();
         let mut failed = HashSet::new();
         match self.search(atoms, 0, demands, &mut model, &mut failed) {
-            Some(true) => Found::Sometimes(model),
+            Some(true) => Found::Sometimes(Box::new(model)),
             Some(false) => Found::Never,
             None => Found::Unknown,
         }

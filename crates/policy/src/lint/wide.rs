@@ -145,7 +145,7 @@ pub(super) fn example(view: &mut View<'_>, formula: &Formula) -> Option<Model> {
         .collect();
     let writable = view.atoms.intern(Atom::File(tests));
     match view.solver.together(&view.atoms, vec![(formula.clone(), true), (writable, true)]) {
-        Found::Sometimes(model) => Some(model),
+        Found::Sometimes(model) => Some(*model),
         _ => None,
     }
 }

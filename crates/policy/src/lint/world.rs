@@ -23,6 +23,9 @@ const MAX_CLASSES: usize = 512;
 /// Name of the person and of hosts that nobody can have: no name holds a zero byte.
 const NOBODY: &str = "\0";
 
+/// The classes for which an expression is true, and those for which it fails.
+type Table = (BTreeSet<u32>, BTreeSet<u32>);
+
 /// What there is besides the rules.
 pub(crate) struct World {
     entities: Entities,
@@ -31,7 +34,7 @@ pub(crate) struct World {
     /// Group by group: those that it lies in, itself included.
     above: BTreeMap<String, BTreeSet<String>>,
     /// Expressions over the host alone, by action's kind and text: where true, where an error.
-    tables: RefCell<HashMap<String, (BTreeSet<u32>, BTreeSet<u32>)>>,
+    tables: RefCell<HashMap<String, Table>>,
 }
 
 impl World {
