@@ -375,6 +375,7 @@ judged from outside: a file that is there or not, bytes, what a listener heard, 
 - *lost*: it happened. **LOST**, in capitals: although the threat model (SECURITY.md) claims it; the run then fails.
 - *not claimed*: the threat model does not say that it is prevented there; the note says why.
 - *n/a*: it does not work on that kernel or machine even without the sensor, or would harm a machine that others use.
+- An empty cell: the row is newer than the column, see its run in the table below.
 
 ";
 
