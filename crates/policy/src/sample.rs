@@ -20,7 +20,7 @@ const MAX_TRIED: usize = 128;
 /// Most rules, over all combinations, that are looked at.
 const MAX_RULES: usize = 200_000;
 /// Most different tables that are made.
-const MAX_COMPILED: usize = 24;
+const MAX_COMPILED: usize = 8;
 /// A host that no bundle lists.
 const UNKNOWN_HOST: &str = "a-host-that-is-not-listed";
 
