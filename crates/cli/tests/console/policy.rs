@@ -79,7 +79,7 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
         ..PushPolicyResponse::default()
     };
     let ran = person.run(&["policy", "push", &dir, "--expect", "0123abcd"]).await;
-    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.code, 1, "a host's sessions may still be under the version before: {ran:?}");
     assert!(ran.stdout.contains("(serial 12)"), "{ran:?}");
     assert!(
         ran.stdout.contains("web-1: in force") && ran.stdout.contains("web-2: has not answered yet"),
@@ -93,6 +93,10 @@ async fn pushes_with_commit_and_shows_what_each_sensor_says() {
     );
     assert_eq!(pushed.commit.len(), 40);
     assert_eq!(pushed.expect_version, "0123abcd");
+
+    gateway.state().push_answer.sensors = vec![sensor("web-1", &archive.version(), "")];
+    let ran = person.run(&["policy", "push", &dir]).await;
+    assert_eq!(ran.code, 0, "every host enforces it: {ran:?}");
 
     gateway.state().push_answer.sensors = vec![sensor("web-1", "old", "the tables do not fit")];
     let ran = person.run(&["policy", "push", &dir]).await;

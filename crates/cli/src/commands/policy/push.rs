@@ -75,8 +75,17 @@ pub(super) fn told(context: &Context, answer: &PushPolicyResponse) -> Result<(),
     } else {
         report(context, answer)?;
     }
-    let behind = answer.sensors.iter().any(|sensor| !sensor.error.is_empty());
+    // Until a sensor says that it enforces the version, its sessions may still be under the one before.
+    let behind = answer.sensors.iter().any(|sensor| !sensor.error.is_empty() || !enforces(sensor, answer));
     if answer.problems.is_empty() && !behind { Ok(()) } else { Err(Failure::said()) }
+}
+
+/// Whether a sensor enforces the version, everywhere or as a canary.
+fn enforces(sensor: &SensorPolicy, answer: &PushPolicyResponse) -> bool {
+    match sensor.canary_version.as_str() {
+        "" => sensor.version == answer.version,
+        canary => canary == answer.version,
+    }
 }
 
 fn document(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure> {
