@@ -11,7 +11,8 @@ fn no_claimed_row_is_lost_on_this_kernel() -> Result<()> {
         Some(path) => path.into(),
         None => programs::path("xtask").context("build it: `cargo build -p xtask`")?,
     };
-    let status = Command::new(xtask).args(["vm", "battery", "--no-build", "--native"]).status()?;
+    let status =
+        Command::new(xtask).args(["vm", "battery", "--no-build", "--no-page", "--native"]).status()?;
     assert!(status.success(), "claimed rows are lost, or controls failed");
     Ok(())
 }

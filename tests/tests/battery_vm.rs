@@ -11,7 +11,9 @@ fn no_claimed_row_is_lost_on_debian_6_12_with_lsm() -> Result<()> {
         Some(path) => path.into(),
         None => programs::path("xtask").context("build it: `cargo build -p xtask`")?,
     };
-    let status = Command::new(xtask).args(["vm", "battery", "--no-build", "--kernel", "6.12"]).status()?;
+    let status = Command::new(xtask)
+        .args(["vm", "battery", "--no-build", "--no-page", "--kernel", "6.12"])
+        .status()?;
     assert!(status.success(), "claimed rows are lost, or controls failed");
     Ok(())
 }

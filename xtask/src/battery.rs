@@ -28,6 +28,9 @@ pub(crate) struct BatteryArguments {
     /// Print the results as JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Leave docs/battery.md, and what is kept for it, as they are: for tests
+    #[arg(long)]
+    no_page: bool,
     /// Use the programs that were built last
     #[arg(long)]
     no_build: bool,
@@ -91,7 +94,7 @@ pub(crate) fn run(arguments: &BatteryArguments) -> Result<()> {
         true => println!("{:#}", Value::from_iter(columns.iter().map(Column::as_json))),
         false => print!("{}", table(&columns)),
     }
-    if arguments.only.is_empty() {
+    if arguments.only.is_empty() && !arguments.no_page {
         keep(&columns)?;
     }
     let failures = failures(&columns);
