@@ -55,8 +55,7 @@ pub struct Session {
     pub policy: u32,
     /// [`SESSION_SEALED`] and the like.
     pub flags: u32,
-    /// Tagged processes that take a process number now: those alive, and those that ended and that nobody has waited for yet.
-    /// Counted by the hooks on fork, exit and free.
+    /// Tagged processes that are alive. Counted by the hooks on fork and exit.
     pub tasks: u32,
     /// More than this many: the forking process is killed.
     pub task_limit: u32,
@@ -64,7 +63,17 @@ pub struct Session {
     pub queued: u64,
     /// This session's events that were lost since it opened, of all kinds.
     pub lost: u64,
+    /// Tagged processes that ended and of which the kernel still keeps something: nobody has waited for them, or somebody
+    /// has just done so. Counted by the hooks on exit and free.
+    pub ended: u32,
+    /// More than this many: the forking process is killed. Normally [`ENDED_LIMIT`].
+    pub ended_limit: u32,
 }
+
+/// How many ended processes a session may leave behind. Not the limit of those alive: the kernel frees a process that was
+/// waited for a moment later, and lets about ten thousand wait before it hurries (`rcutree.qhimark`), so that a session that
+/// starts thousands of programs a second, and waits for each, has many.
+pub const ENDED_LIMIT: u32 = 16_384;
 
 /// The session is over: everything that is judged is denied.
 pub const SESSION_SEALED: u32 = 1;
@@ -84,7 +93,7 @@ pub const RING_QUOTA: u64 = crate::RING_BYTES as u64 / 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Tagged processes of all sessions, counted as [`Session::tasks`] is.
+    /// Tagged processes of all sessions that are alive.
     pub tasks: u32,
     /// More than this many: the forking process is killed. Normally [`crate::TASKS_SOFT_LIMIT`].
     pub task_limit: u32,
@@ -145,7 +154,7 @@ pub const MAX_ACCOUNTS: u32 = 4_096;
 /// signal or trace them, whatever policy says.
 pub const MAX_GUARDED: u32 = 16_384;
 
-const _: () = assert!(size_of::<Tag>() == 40 && size_of::<Session>() == 40 && size_of::<Host>() == 32);
+const _: () = assert!(size_of::<Tag>() == 40 && size_of::<Session>() == 48 && size_of::<Host>() == 32);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, integers only, no implicit padding (the size assertion above), so every bit

@@ -4,8 +4,8 @@
 //! used again, so a new process never finds an old tag. If the count cannot be read the tag stays: that costs room
 //! in the map, never a judgement, since whoever gets the number next in a session overwrites it.
 //!
-//! A process that has ended goes on counting for its session's limit until somebody has waited for it: it takes a process
-//! number until then, and a session that never waits must not use them up. `sched_process_free` counts it down.
+//! A process that has ended takes a process number until somebody has waited for it, and a session that never waits must not
+//! use them up. They have a count and a limit of their own; `sched_process_free` counts them down.
 
 use aya_ebpf::{
     EbpfContext as _, bindings::BPF_NOEXIST, macros::raw_tracepoint, programs::RawTracePointContext,
@@ -37,9 +37,9 @@ pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     unmark(tgid);
-    if remember(task, &tag).is_err() {
-        count_down(&tag);
-    }
+    count_down(&tag);
+    // One that cannot be kept in mind is not counted.
+    let _ = remember(task, &tag);
     Small::new(kind::EXIT, &tag, Verdict::NONE, Exit { code, _pad: 0 }).send(&tag);
     0
 }
@@ -57,23 +57,32 @@ fn last_thread(task: Address) -> Result<Option<u32>, Unreadable> {
     }
 }
 
-/// Keeps the process counted until it is freed.
+/// Counts the process among those that ended, until it is freed.
 #[inline(always)]
 fn remember(task: Address, tag: &Tag) -> Result<(), Unreadable> {
     // SAFETY: points into `FIELDS`.
     let leader: Address = read::kernel(task + unsafe { field!(task_struct_group_leader) })?;
-    let host = HOST.get_ptr_mut(0).ok_or(Unreadable)?;
     // Counted first: whoever frees it looks only if there is something to find.
-    // SAFETY: an entry of an array map; the counter is only accessed atomically.
-    unsafe { add32(&raw mut (*host).ended, 1) };
+    count_ended(tag.session, tag.slot, 1);
     let ended = Ended { session: tag.session, slot: tag.slot, _pad: 0 };
     if ENDED.insert(leader, ended, u64::from(BPF_NOEXIST)).is_err() {
         // Full.
-        // SAFETY: as above.
-        unsafe { add32(&raw mut (*host).ended, u32::MAX) };
-        return Err(Unreadable);
+        count_ended(tag.session, tag.slot, u32::MAX);
     }
     Ok(())
+}
+
+/// Adds to the ended processes of the host and of the session.
+#[inline(always)]
+fn count_ended(number: u64, slot: u32, more: u32) {
+    if let Some(host) = HOST.get_ptr_mut(0) {
+        // SAFETY: an entry of an array map; the counter is only accessed atomically.
+        unsafe { add32(&raw mut (*host).ended, more) };
+    }
+    if let Some(session) = session(&Tag { session: number, slot, ..Tag::default() }) {
+        // SAFETY: as above.
+        unsafe { add32(&raw mut (*session).ended, more) };
+    }
 }
 
 /// One process less, of the session and of the host.
@@ -96,7 +105,7 @@ fn count_down(tag: &Tag) {
 /// match-proto:v5.10:include/trace/events/sched.h:TP_PROTO(struct task_struct *p)
 #[raw_tracepoint(tracepoint = "sched_process_free")]
 pub fn sally_free(ctx: RawTracePointContext) -> i32 {
-    let Some(host) = HOST.get_ptr_mut(0) else { return 0 };
+    let Some(host) = HOST.get_ptr(0) else { return 0 };
     // SAFETY: an entry of an array map. Volatile: others change it.
     if unsafe { core::ptr::read_volatile(&raw const (*host).ended) } == 0 {
         return 0;
@@ -106,9 +115,7 @@ pub fn sally_free(ctx: RawTracePointContext) -> i32 {
     let Some(Ended { session, slot, .. }) = unsafe { ENDED.get(task) }.copied() else { return 0 };
     // While programs are being replaced two see it; only one removes the entry.
     if ENDED.remove(task).is_ok() {
-        // SAFETY: as above; the counter is only accessed atomically.
-        unsafe { add32(&raw mut (*host).ended, u32::MAX) };
-        count_down(&Tag { session, slot, ..Tag::default() });
+        count_ended(session, slot, u32::MAX);
     }
     0
 }

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use sallyport_sensor_abi::{
     event::{Fork, cause, kind},
     policy::{DENY, KILL, OBSERVED, UNJUDGED},
-    session::{SESSION_MONITORED, Tag},
+    session::{SESSION_MONITORED, Session, Tag},
 };
 
 use crate::{
@@ -64,10 +64,24 @@ fn is_full(tag: &Tag) -> bool {
         }
         core::ptr::read_volatile(&raw const (*session).tasks)
             >= core::ptr::read_volatile(&raw const (*session).task_limit)
+            || leaves_too_many(session)
             || HOST.get_ptr(0).is_none_or(|host| {
                 core::ptr::read_volatile(&raw const (*host).tasks)
                     >= core::ptr::read_volatile(&raw const (*host).task_limit)
             })
+    }
+}
+
+/// Whether too many of the session's processes have ended and were not waited for.
+///
+/// # Safety
+/// `session` must be an entry of `SESSIONS`.
+#[inline(always)]
+unsafe fn leaves_too_many(session: *const Session) -> bool {
+    // SAFETY: the caller's promise. Volatile: others change them.
+    unsafe {
+        core::ptr::read_volatile(&raw const (*session).ended)
+            > core::ptr::read_volatile(&raw const (*session).ended_limit)
     }
 }
 
@@ -139,8 +153,9 @@ fn try_fork(parent: u32, child: Address, tag: &Tag) -> Result<(), Unreadable> {
                 unsafe {
                     add32(&raw mut (*session).tasks, 1);
                     crowded |= !monitored
-                        && core::ptr::read_volatile(&raw const (*session).tasks)
-                            > core::ptr::read_volatile(&raw const (*session).task_limit);
+                        && (core::ptr::read_volatile(&raw const (*session).tasks)
+                            > core::ptr::read_volatile(&raw const (*session).task_limit)
+                            || leaves_too_many(session));
                 }
             }
         }

@@ -329,8 +329,7 @@ impl Kernel {
         for (leader, process) in all {
             // Whoever removes it counts it: the hook may be first.
             if ended.remove(&leader).is_ok() {
-                self.host.word(0, std::mem::offset_of!(Host, ended)).fetch_sub(1, Ordering::SeqCst);
-                self.count_down(process.session, process.slot);
+                self.count_ended_down(process.session, process.slot);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
 use sallyport_sensor_abi::MAX_SESSIONS;
-use sallyport_sensor_abi::session::{Host, SESSION_MONITORED, SESSION_SEALED, Session, Tag};
+use sallyport_sensor_abi::session::{ENDED_LIMIT, Host, SESSION_MONITORED, SESSION_SEALED, Session, Tag};
 
 use super::mapped::grace_period;
 use super::{Kernel, KernelError};
@@ -23,10 +23,12 @@ pub struct OpenSession {
     pub policy_slot: u32,
     /// Everything is denied.
     pub sealed: bool,
-    /// Tagged processes: those alive, and those that nobody has waited for yet.
+    /// Tagged processes alive.
     pub tasks: u32,
     /// How many it may have.
     pub task_limit: u32,
+    /// Tagged processes that ended and that nobody has waited for, or that the kernel has not freed yet.
+    pub ended: u32,
     /// Nothing is denied, only reported.
     pub monitored: bool,
     /// Bytes of its events in the ring.
@@ -84,7 +86,13 @@ impl Kernel {
         let slot = (0..MAX_SESSIONS)
             .find(|slot| self.number(*slot).load(Ordering::SeqCst) == 0)
             .ok_or(KernelError::Full { what: "sessions", limit: MAX_SESSIONS })?;
-        let session = Session { policy: policy_slot, flags, task_limit, ..Session::default() };
+        let session = Session {
+            policy: policy_slot,
+            flags,
+            task_limit,
+            ended_limit: ENDED_LIMIT,
+            ..Session::default()
+        };
         self.sessions.write(slot, &session);
         self.number(slot).store(number, Ordering::SeqCst);
         Ok(())
@@ -107,6 +115,13 @@ impl Kernel {
         } else {
             flags.fetch_and(!SESSION_MONITORED, Ordering::SeqCst);
         }
+        Ok(())
+    }
+
+    /// Sets how many ended processes a session may leave behind; [`ENDED_LIMIT`] when it opens.
+    pub fn set_session_ended_limit(&self, number: u64, limit: u32) -> Result<(), KernelError> {
+        let slot = self.slot(number).ok_or(KernelError::NoSession(number))?;
+        self.word(slot, offset_of!(Session, ended_limit)).store(limit, Ordering::SeqCst);
         Ok(())
     }
 
@@ -137,6 +152,7 @@ impl Kernel {
                 sealed: session.flags & SESSION_SEALED != 0,
                 tasks: session.tasks,
                 task_limit: session.task_limit,
+                ended: session.ended,
                 monitored: session.flags & SESSION_MONITORED != 0,
                 queued: session.queued,
                 lost: session.lost,
@@ -192,16 +208,19 @@ impl Kernel {
             if map.get(&tgid, 0).is_ok() {
                 word.fetch_or(bit, Ordering::SeqCst);
             }
-            self.count_down(tag.session, tag.slot);
+            self.host_tasks().fetch_sub(1, Ordering::SeqCst);
+            if self.slot(tag.session) == Some(tag.slot) {
+                self.word(tag.slot, offset_of!(Session, tasks)).fetch_sub(1, Ordering::SeqCst);
+            }
         }
         Ok(())
     }
 
-    /// One process less, of the host and of the session, if that is still there.
-    pub(super) fn count_down(&self, session: u64, slot: u32) {
-        self.host_tasks().fetch_sub(1, Ordering::SeqCst);
+    /// An ended process less, of the host and of the session, if that is still there.
+    pub(super) fn count_ended_down(&self, session: u64, slot: u32) {
+        self.host.word(0, offset_of!(Host, ended)).fetch_sub(1, Ordering::SeqCst);
         if self.slot(session) == Some(slot) {
-            self.word(slot, offset_of!(Session, tasks)).fetch_sub(1, Ordering::SeqCst);
+            self.word(slot, offset_of!(Session, ended)).fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -226,7 +245,7 @@ impl Kernel {
         self.host.word(0, offset_of!(Host, task_limit)).store(limit, Ordering::SeqCst);
     }
 
-    /// Tagged processes on the host, as the kernel counts them: those alive, and those that nobody has waited for yet.
+    /// Tagged processes alive on the host, as the kernel counts them.
     pub fn host_task_count(&self) -> u32 {
         self.host_tasks().load(Ordering::SeqCst)
     }

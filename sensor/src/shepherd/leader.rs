@@ -141,13 +141,15 @@ fn become_program(
         .iter()
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect();
+    // A session's programs are not spared as the sensor is. Behind the gate this would be the session's act, for policy to
+    // judge.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     if gate.read(&mut [0u8; 1]).unwrap_or(0) == 0 {
         return Ok(());
     }
     drop(gate);
-    // Both may be absent or fixed already; neither holds a session back, as in pam_loginuid's default.
+    // It may be absent or fixed already, which holds no session back, as in pam_loginuid's default.
     let _ = std::fs::write("/proc/self/loginuid", account.uid.to_string());
-    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     for limit in &account.limits {
         let (soft, hard) = getrlimit(limit.resource).map_err(failed("limits cannot be read"))?;
         let hard = limit.hard.unwrap_or(hard);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use nix::fcntl::{Flock, FlockArg};
-use sallyport_sensor::kernel::{Event, EventStream, Kernel, KernelOptions, Mode};
+use sallyport_sensor::kernel::{Event, EventStream, Kernel, KernelOptions, Mode, OpenSession};
 
 use crate::tables::Tables;
 
@@ -124,13 +124,19 @@ impl Host {
         waiting.go()
     }
 
-    /// Waits until no process has a tag and none is counted: the kernel counts one down when nothing is left of it.
+    /// Waits until no process has a tag, none is counted, and nothing is left of those that ended.
     pub(crate) fn all_gone(&self) {
         eventually("no tags", || self.kernel.tasks().expect("tasks").is_empty());
-        eventually("nothing is counted", || {
-            self.kernel.host_task_count() == 0
-                && self.kernel.sessions().iter().all(|session| session.tasks == 0)
-        });
+        let left = || {
+            let all = self.kernel.sessions();
+            let counted = |session: &OpenSession| session.tasks != 0 || session.ended != 0;
+            (self.kernel.host_task_count(), all.into_iter().filter(counted).collect::<Vec<_>>())
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while left() != (0, Vec::new()) {
+            assert!(Instant::now() < deadline, "still counted: {:?}", left());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Events until there are no more for a moment.

@@ -129,26 +129,36 @@ async fn the_host_has_a_limit_too() {
     host.all_gone();
 }
 
+/// Forks so often, one process after another.
+fn forks(times: u32, wait: &str, made: &str) -> String {
+    format!("perl -e 'for (1..{times}) {{ my $p = fork; exit 0 unless $p; {wait} }} mkdir \"{made}\"'")
+}
+
 #[tokio::test]
-async fn processes_that_nobody_waits_for_count_too() {
+async fn processes_that_were_waited_for_do_not_count_however_fast_they_come() {
     let host = Host::start();
     let (header, arena) = Tables::allow_all().compile();
     let policy = host.kernel.load_policy(&header, &arena).expect("policy");
-    host.kernel.open_session(1, policy.slot, 50).expect("session");
-    // Slowly: the kernel counts one down some time after it was waited for.
-    let script = |wait| {
-        format!(
-            "perl -e 'for (1..200) {{ my $p = fork; exit 0 unless $p; {wait} select undef, undef, undef, 0.02 }} mkdir \"$ARGV[0]\"'"
-        )
-    };
-    let (waits, never) = (script("waitpid $p, 0;"), script(""));
-    assert!(host.run(Some(1), &format!("{waits} waited")).ok());
-    assert!(host.file("waited").exists(), "control: 200 processes one after another are fine");
+    host.kernel.open_session(1, policy.slot, 20).expect("session");
+    assert!(host.run(Some(1), &forks(5_000, "waitpid $p, 0;", "waited")).ok());
+    assert!(host.file("waited").exists());
     host.all_gone();
-    host.run(Some(1), &format!("{never} hoarded; true"));
-    assert!(!host.file("hoarded").exists(), "200 process numbers were taken although 50 are the limit");
+}
+
+#[tokio::test]
+async fn processes_that_nobody_waits_for_have_a_limit() {
+    let host = Host::start();
+    let (header, arena) = Tables::allow_all().compile();
+    let policy = host.kernel.load_policy(&header, &arena).expect("policy");
+    host.kernel.open_session(1, policy.slot, 1000).expect("session");
+    assert!(host.run(Some(1), &forks(500, "", "permitted")).ok());
+    assert!(host.file("permitted").exists(), "control: this is far from the usual limit");
     host.all_gone();
-    assert!(host.run(None, &format!("{never} hoarded")).ok() && host.file("hoarded").exists());
+    host.kernel.set_session_ended_limit(1, 50).expect("limit");
+    host.run(Some(1), &format!("{}; true", forks(500, "", "hoarded")));
+    assert!(!host.file("hoarded").exists(), "500 process numbers were taken although 50 are the limit");
+    host.all_gone();
+    assert!(host.run(None, &forks(500, "", "hoarded")).ok() && host.file("hoarded").exists());
 }
 
 /// Tags of session 1, in slot 0, at all free ones of the 500 process numbers after `last`, counted: as if nobody had seen how
@@ -191,7 +201,7 @@ fn count(host: &Host, more: u32) {
     let mut value = of_host.get(&0, 0).expect("read");
     value[0] = value[0].wrapping_add(more);
     of_host.set(0, value, 0).expect("write");
-    let mut sessions = Array::<MapData, [u32; 10]>::try_from(host.map("SESSIONS")).expect("SESSIONS");
+    let mut sessions = Array::<MapData, [u32; 12]>::try_from(host.map("SESSIONS")).expect("SESSIONS");
     let mut value = sessions.get(&0, 0).expect("read");
     value[4] = value[4].wrapping_add(more);
     sessions.set(0, value, 0).expect("write");
