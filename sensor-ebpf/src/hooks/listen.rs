@@ -218,7 +218,11 @@ fn decide_any(tag: &Tag, address: &[u32; 4], version: u32) -> Verdict {
     if verdict.word & (policy::DENY | policy::UNJUDGED) != 0 {
         return verdict;
     }
-    let Ok(judge) = judge::judge_start(tag) else { return verdict };
+    let judge = match judge::judge_start(tag) {
+        Ok(judge) => judge,
+        // Since just now.
+        Err(denied) => return denied,
+    };
     // SAFETY: a field of the policy.
     let row = unsafe { net::row(&judge, &raw const (*judge.policy).listen, address, version, TCP) };
     let word = row.and_then(|row| first_denial(row.start, row.ports, row.stride));
