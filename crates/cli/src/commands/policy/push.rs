@@ -80,12 +80,9 @@ pub(super) fn told(context: &Context, answer: &PushPolicyResponse) -> Result<(),
     if answer.problems.is_empty() && !behind { Ok(()) } else { Err(Failure::said()) }
 }
 
-/// Whether a sensor enforces the version, everywhere or as a canary.
+/// Whether a sensor enforces the version, for everybody or as a canary.
 fn enforces(sensor: &SensorPolicy, answer: &PushPolicyResponse) -> bool {
-    match sensor.canary_version.as_str() {
-        "" => sensor.version == answer.version,
-        canary => canary == answer.version,
-    }
+    sensor.version == answer.version || sensor.canary_version == answer.version
 }
 
 fn document(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure> {
@@ -136,7 +133,7 @@ fn report(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure>
     if answer.unchanged {
         out.line(format!("{}: {version} (serial {serial})", out.look(Look::Green, "In force already")))?;
         out.line("  nothing was changed")?;
-        return Ok(());
+        return sensors(context, answer, |sensor| !sensor.error.is_empty() || !enforces(sensor, answer));
     }
     out.line(format!("{}: {version} (serial {serial})", out.look(Look::Green, "In force")))?;
     if !answer.previous_version.is_empty() {
@@ -145,15 +142,25 @@ fn report(context: &Context, answer: &PushPolicyResponse) -> Result<(), Failure>
     if answer.sensors.is_empty() {
         out.line("  no sensor that it is for is connected; each takes the version when it connects")?;
     }
-    for sensor in &answer.sensors {
+    sensors(context, answer, |_| true)
+}
+
+/// What each sensor enforces, of those that are wanted.
+fn sensors(
+    context: &Context,
+    answer: &PushPolicyResponse,
+    wanted: impl Fn(&SensorPolicy) -> bool,
+) -> Result<(), Failure> {
+    let out = context.out;
+    for sensor in answer.sensors.iter().filter(|sensor| wanted(sensor)) {
         let host = safe(&sensor.host, 80);
         if !sensor.error.is_empty() {
             let why = safe(&sensor.error, 300);
             out.line(format!("  {}", out.look(Look::Red, &format!("{host}: NOT in force: {why}"))))?;
-        } else if sensor.version == answer.version && sensor.canary_version.is_empty() {
-            out.line(format!("  {host}: in force, in running sessions too"))?;
         } else if sensor.canary_version == answer.version {
             out.line(format!("  {host}: in force as a canary"))?;
+        } else if enforces(sensor, answer) {
+            out.line(format!("  {host}: in force, in running sessions too"))?;
         } else {
             let has = if sensor.version.is_empty() { "none".to_owned() } else { safe(&sensor.version, 12) };
             out.line(format!(
