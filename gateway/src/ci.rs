@@ -12,11 +12,11 @@ pub mod keys;
 pub use claims::Job;
 pub use config::Config;
 
-use crate::identity::http::SetUpError;
+use crate::identity::{PUBLISHED_KEYS, http::SetUpError};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use keys::Keys;
-use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKeySet, CoreJwsSigningAlgorithm};
+use openidconnect::core::{CoreIdToken, CoreIdTokenVerifier, CoreJsonWebKeySet};
 use openidconnect::{ClaimsVerificationError, ClientId, IssuerUrl, Nonce, SignatureVerificationError};
 use serde_json::Value;
 use std::str::FromStr;
@@ -141,18 +141,7 @@ impl Issuer {
             .map_err(|_| other("it is not a JSON web token with the claims of OpenID"))?;
         let audience = ClientId::new(self.config.audience.clone());
         let verifier = CoreIdTokenVerifier::new_public_client(audience, issuer, keys.clone())
-            // Never a shared secret, never `none`: only the issuer's published keys.
-            .set_allowed_algs([
-                CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
-                CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha384,
-                CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha512,
-                CoreJwsSigningAlgorithm::RsaSsaPssSha256,
-                CoreJwsSigningAlgorithm::RsaSsaPssSha384,
-                CoreJwsSigningAlgorithm::RsaSsaPssSha512,
-                CoreJwsSigningAlgorithm::EcdsaP256Sha256,
-                CoreJwsSigningAlgorithm::EcdsaP384Sha384,
-                CoreJwsSigningAlgorithm::EdDsa,
-            ]);
+            .set_allowed_algs(PUBLISHED_KEYS);
         let verified = parsed.claims(&verifier, |_: Option<&Nonce>| Ok(()))?;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         if verified.issue_time().timestamp() > now + SKEW_SECONDS {

@@ -15,3 +15,18 @@ pub use device::DeviceSignIn;
 pub use provider::{OpenId, SignInError};
 pub use sallyport_evidence::record::Identity;
 pub use store::{Credentials, KeyStanding};
+
+use openidconnect::core::CoreJwsSigningAlgorithm;
+
+/// How ID tokens may be signed: never with a shared secret, never `none`, only with the issuer's published keys.
+pub(crate) const PUBLISHED_KEYS: [CoreJwsSigningAlgorithm; 9] = [
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha384,
+    CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha512,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha256,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha384,
+    CoreJwsSigningAlgorithm::RsaSsaPssSha512,
+    CoreJwsSigningAlgorithm::EcdsaP256Sha256,
+    CoreJwsSigningAlgorithm::EcdsaP384Sha384,
+    CoreJwsSigningAlgorithm::EdDsa,
+];

@@ -1,5 +1,6 @@
 //! The OpenID provider: discovery with caching, and what verified tokens prove.
 
+use super::PUBLISHED_KEYS;
 use super::claims::{self, ClaimsError};
 use super::config::Config;
 use super::http::{Http, SetUpError};
@@ -8,7 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use openidconnect::core::{
     CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreGrantType, CoreIdToken,
     CoreIdTokenVerifier, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm,
-    CoreJwsSigningAlgorithm, CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType,
+    CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType,
 };
 use openidconnect::{
     AccessToken, AccessTokenHash, AdditionalProviderMetadata, Audience, ClaimsVerificationError, ClientId,
@@ -225,18 +226,7 @@ impl OpenId {
             metadata.issuer().clone(),
             metadata.jwks().clone(),
         )
-        // Never a shared secret, never `none`: only the provider's published keys.
-        .set_allowed_algs([
-            CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
-            CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha384,
-            CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha512,
-            CoreJwsSigningAlgorithm::RsaSsaPssSha256,
-            CoreJwsSigningAlgorithm::RsaSsaPssSha384,
-            CoreJwsSigningAlgorithm::RsaSsaPssSha512,
-            CoreJwsSigningAlgorithm::EcdsaP256Sha256,
-            CoreJwsSigningAlgorithm::EcdsaP384Sha384,
-            CoreJwsSigningAlgorithm::EdDsa,
-        ])
+        .set_allowed_algs(PUBLISHED_KEYS)
         .set_other_audience_verifier_fn(|audience: &Audience| trusted.contains(audience));
         let nonce = |found: Option<&Nonce>| match (presented.nonce, found) {
             (None, _) => Ok(()),
