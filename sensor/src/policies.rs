@@ -5,6 +5,7 @@
 //! `run_dir/generations/` holds version and rules of every compiled policy loaded since boot, so that an event
 //! that lay in the ring while no sensor ran is still told with the exact version and rule.
 
+mod change;
 mod kept;
 pub mod orders;
 
@@ -14,15 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use sallyport_contract::v1::PolicyBundle;
-use sallyport_evidence::PolicyOrder;
 use sallyport_evidence::note::Verifier;
-use sallyport_evidence::order::{Scope, WHOLE, in_share};
-use sallyport_policy::{Answer, Bundle, Policy, Principal, Question, RuleInfo, SystemDenials};
+use sallyport_evidence::order::{WHOLE, in_share};
+use sallyport_policy::{Answer, Policy, Principal, Question, RuleInfo, SystemDenials};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::guard::{Names, OwnFiles};
 use crate::kernel::{Kernel, KernelError, LoadedPolicy};
+use change::{change, load_kept};
 use kept::Kept;
 use orders::{Accepted, Held, OrderRefusal, Step, Trust};
 
@@ -477,61 +478,4 @@ fn key(generation: &Generation) -> Key {
 /// Where policy is kept.
 fn folder(state_dir: &Path) -> PathBuf {
     state_dir.join("policy")
-}
-
-/// What an order changes, with its bundle parsed and checked.
-fn change(
-    order: &PolicyOrder,
-    bundle: &PolicyBundle,
-    held: &Held,
-    in_force: &InForce,
-) -> Result<Change, PolicyError> {
-    // Promoted, or in force again: it was checked when it came.
-    let current = match in_force.named(&order.version) {
-        Some(current) => current.clone(),
-        None => load(&order.version, &bundle.archive)?,
-    };
-    let share = match order.scope {
-        Scope::All => WHOLE,
-        Scope::Canary { share, .. } => share,
-    };
-    let accepted = Accepted {
-        serial: order.serial,
-        version: order.version.clone(),
-        share,
-        statement: bundle.statement.clone(),
-        signatures: bundle.signatures.clone(),
-    };
-    let held = held.with(accepted, &order.scope);
-    let next = match order.scope {
-        Scope::All => InForce {
-            stable: Some(current),
-            canary: in_force.canary.clone().filter(|_| held.canary.is_some()),
-        },
-        Scope::Canary { .. } => InForce { stable: in_force.stable.clone(), canary: Some((current, share)) },
-    };
-    Ok(Change { next, held, version: order.version.clone(), archive: bundle.archive.clone() })
-}
-
-/// Parses and checks a bundle whose hash is known to be `version`.
-fn load(version: &str, archive: &[u8]) -> Result<Current, PolicyError> {
-    let parsed = Bundle::from_archive(archive)?;
-    let policy = Policy::load(&parsed).map_err(PolicyError::Faults)?;
-    Ok(Current { version: version.to_owned(), policy: Arc::new(policy) })
-}
-
-fn load_kept(kept: &Kept) -> Result<(Held, InForce), PolicyError> {
-    let mut held = kept.held()?;
-    let load = |order: &Accepted| load(&order.version, &kept.archive(&order.version)?);
-    let stable = held.stable.as_ref().map(load).transpose()?;
-    let canary = match held.canary.as_ref().map(|order| Ok((load(order)?, order.share))).transpose() {
-        Ok(canary) => canary,
-        Err(error) => {
-            let error: PolicyError = error;
-            tracing::error!(%error, "the kept canary cannot be used; its sessions go on under the policy beside it");
-            held.canary = None;
-            None
-        }
-    };
-    Ok((held, InForce { stable, canary }))
 }
