@@ -29,10 +29,7 @@ async fn records_tell_who_from_where_and_which_file_exactly() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let host = Host::connected(&gateway).await;
     let policy = bundle(FREE);
     assert_eq!(install(&gateway, &policy).await, "");
     // A program that nobody has hashed before.
@@ -85,10 +82,7 @@ async fn names_are_in_the_kernel_as_long_as_their_files_exist() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let host = Host::connected(&gateway).await;
     let folder = host.folder().canonicalize().expect("real");
     let (secret, later) = (folder.join("secret"), folder.join("later"));
     std::fs::write(&secret, "x").expect("written");

@@ -21,6 +21,15 @@ impl Host {
         Self::with("")
     }
 
+    /// One that has joined a gateway and is connected to it.
+    pub(crate) async fn connected(gateway: &Gateway) -> Self {
+        let mut host = Self::new();
+        host.join(gateway);
+        host.start();
+        crate::connected(gateway, 1).await;
+        host
+    }
+
     /// With further settings, of the configuration's top. Unless they speak of it, log-ins (of other tests that run at the
     /// same time) are not looked at.
     pub(crate) fn with(settings: &str) -> Self {

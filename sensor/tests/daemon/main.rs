@@ -181,10 +181,7 @@ async fn commands_run_are_judged_and_recorded() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
 
     // Before any policy: refused, not run.
     gateway.order(Order::Start(start("s0", "c0", "v", "echo no")));
@@ -264,10 +261,7 @@ async fn a_killed_sensor_costs_nothing_but_time() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
     let policy = bundle(&format!("{BASE}{NO_ID}"));
     assert_eq!(install(&gateway, &policy).await, "");
     let line = "echo one; read x; /usr/bin/id; echo two; read y; echo $x$y";
@@ -310,10 +304,7 @@ async fn events_of_the_time_without_a_sensor_are_named_exactly() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
     let policy = bundle(&format!("{BASE}{NO_ID}"));
     assert_eq!(install(&gateway, &policy).await, "");
     gateway.order(Order::Start(start(
@@ -340,10 +331,7 @@ async fn a_new_policy_reaches_running_sessions_and_a_bad_one_does_not() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let _host = Host::connected(&gateway).await;
     let free = bundle(BASE);
     assert_eq!(install(&gateway, &free).await, "");
     let line = "while read x; do /usr/bin/id -u; echo $x=$?; done";
@@ -383,10 +371,7 @@ async fn an_ended_session_leaves_no_process() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let _host = Host::connected(&gateway).await;
     let policy = bundle(BASE);
     assert_eq!(install(&gateway, &policy).await, "");
     let tag = format!("3{}.25", std::process::id());
@@ -423,10 +408,7 @@ async fn a_grant_ends_on_the_host_too() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let _host = Host::connected(&gateway).await;
     let policy = bundle(BASE);
     assert_eq!(install(&gateway, &policy).await, "");
     let now =
@@ -457,10 +439,7 @@ async fn records_wait_for_a_gateway_that_is_not_there() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
     let policy = bundle(BASE);
     assert_eq!(install(&gateway, &policy).await, "");
     gateway.heard.lock().expect("lock").deaf = true;

@@ -47,10 +47,7 @@ async fn old_and_forged_orders_are_refused_recorded_and_told() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
     let first = gateway.signed(&bundle(BASE), Scope::All);
     assert_eq!(send(&gateway, first.clone()).await, "");
     gateway.order(Order::Start(start("s1", "c1", &first.version, ASKS)));
@@ -104,10 +101,7 @@ async fn a_canary_judges_its_share_of_sessions_and_ends() {
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
     let (free, strict) = (bundle(BASE), bundle(&format!("{BASE}{NO_ID}")));
     let within =
         |wanted| (0..).map(|n| format!("s{n}")).find(|id| in_share(500, &strict.version, id) == wanted);

@@ -91,10 +91,7 @@ async fn no_forbidden_program_runs_while_the_sensor_is_restarted_and_replaced() 
         return;
     }
     let gateway = Gateway::start().await;
-    let mut host = Host::new();
-    host.join(&gateway);
-    host.start();
-    connected(&gateway, 1).await;
+    let mut host = Host::connected(&gateway).await;
     let program = forbidden(&host);
     let (made, tries, stop) =
         (host.folder().join("made"), host.folder().join("tries"), host.folder().join("stop"));
