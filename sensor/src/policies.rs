@@ -315,10 +315,10 @@ impl Policies {
     ///
     /// # Errors
     /// Another one is known: its owner alone may say what is in force here.
-    pub fn learn_key(&self, key: Verifier) -> Result<(), Verifier> {
+    pub fn learn_key(&self, key: Verifier) -> Result<(), Box<Verifier>> {
         let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
         match &trust.key {
-            Some(known) if *known != key => Err(known.clone()),
+            Some(known) if *known != key => Err(Box::new(known.clone())),
             _ => {
                 trust.key = Some(key);
                 Ok(())

@@ -12,6 +12,7 @@ pub(crate) mod product;
 mod sessions;
 mod tables;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sallyport_sensor_abi::policy::{DENY, END_SESSION, KILL, OBSERVED, QUIET, Word};
@@ -209,7 +210,7 @@ pub enum DiffError {
         which: &'static str,
         /// Why not.
         #[source]
-        source: CompileError,
+        source: Box<CompileError>,
     },
     /// Cedar's authorizer does not confirm an example.
     #[error(
@@ -235,7 +236,9 @@ impl Comparison {
         local_user: &str,
     ) -> Result<Self, DiffError> {
         let compiled = |policy: &Policy, which| {
-            policy.compile(principal, host, local_user).map_err(|source| DiffError::Compile { which, source })
+            policy
+                .compile(principal, host, local_user)
+                .map_err(|source| DiffError::Compile { which, source: Box::new(source) })
         };
         let tables = Tables::multiply(compiled(before, "old")?, compiled(after, "new")?);
         let sessions = Sessions::compare(before, after, principal, host, local_user);
@@ -357,22 +360,22 @@ impl Diff {
                 let folded = policy.folded(principal, host, local_user);
                 folded
                     .map(|folded| folded.fingerprint())
-                    .map_err(|source| DiffError::Compile { which, source })
+                    .map_err(|source| DiffError::Compile { which, source: Box::new(source) })
             };
             let key = (fold(before, "old")?, fold(after, "new")?);
-            if !known.contains_key(&key) {
+            if let Entry::Vacant(place) = known.entry(key) {
                 diff.distinct += 1;
                 let compiled = |policy: &Policy, which| {
                     policy
                         .compile(principal, host, local_user)
-                        .map_err(|source| DiffError::Compile { which, source })
+                        .map_err(|source| DiffError::Compile { which, source: Box::new(source) })
                 };
                 let tables = Tables::multiply(compiled(before, "old")?, compiled(after, "new")?);
                 let all = tables.found(&(principal.clone(), host.to_owned(), local_user.clone()));
                 for one in &all {
                     confirm(before, after, one)?;
                 }
-                known.insert(key, all);
+                place.insert(all);
             }
             for one in &known[&key] {
                 add(&mut found, concern.clone(), one.clone());

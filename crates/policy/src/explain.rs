@@ -162,7 +162,7 @@ fn nearest(question: &Question, failing: Vec<(&Rule, Examined)>, forbids: bool) 
             ((examined.unmet.len(), Reverse(alike), rule.info.id.as_str()), examined)
         })
         .collect();
-    near.sort_by(|(a, _), (b, _)| a.cmp(b));
+    near.sort_by_key(|(nearness, _)| *nearness);
     let least = near.first().map_or(0, |((unmet, ..), _)| *unmet);
     let near = near.into_iter().filter(|((unmet, ..), _)| *unmet == least);
     near.map(|(_, examined)| examined).take(NEAR).collect()

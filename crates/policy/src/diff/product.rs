@@ -14,7 +14,7 @@ pub(crate) type Pair = (u32, u32);
 /// An automaton in an arena; or one class for every text.
 pub(crate) enum Side<'a> {
     Constant,
-    Automaton { policy: &'a KernelPolicy, start: u32, symbols: [u8; 256], eoi: u32 },
+    Automaton { policy: &'a KernelPolicy, start: u32, symbols: Box<[u8; 256]>, eoi: u32 },
 }
 
 impl<'a> Side<'a> {
@@ -26,7 +26,7 @@ impl<'a> Side<'a> {
         Self::Automaton {
             policy,
             start: automaton.start,
-            symbols: automaton.symbols,
+            symbols: Box::new(automaton.symbols),
             eoi: automaton.stride - 1,
         }
     }
@@ -38,7 +38,7 @@ impl<'a> Side<'a> {
         }
         let row = row(policy, word);
         let read = |offset| policy.read(row, offset).unwrap_or(0);
-        let mut symbols = [0; 256];
+        let mut symbols = Box::new([0; 256]);
         for (byte, symbol) in symbols.iter_mut().enumerate() {
             let four = read(ARGS_SYMBOLS + byte as u32 / 4);
             *symbol = (four >> (byte % 4 * 8) & 0xff) as u8;

@@ -22,7 +22,7 @@ pub(super) fn test(context: &Context, args: &Test) -> Result<(), Failure> {
             Failure::failed(format!("cannot write the results into `{}`", file.display())).because(&err)
         })?;
     }
-    let passed = report.passed() && !(args.deny_untested && !report.uncovered.is_empty());
+    let passed = report.passed() && (report.uncovered.is_empty() || !args.deny_untested);
     if context.out.json {
         context.out.json(&json!({
             "passed": passed,

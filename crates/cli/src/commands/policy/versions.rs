@@ -195,8 +195,9 @@ fn print(context: &Context, answer: &ListPoliciesResponse) -> Result<(), Failure
 
 /// A canary, in two or three lines.
 fn describe(canary: &Canary) -> Vec<String> {
-    let percent =
-        |n: u32| if n % 10 == 0 { format!("{} %", n / 10) } else { format!("{}.{} %", n / 10, n % 10) };
+    let percent = |n: u32| {
+        if n.is_multiple_of(10) { format!("{} %", n / 10) } else { format!("{}.{} %", n / 10, n % 10) }
+    };
     let sessions = if canary.share == 1000 {
         "all sessions".to_owned()
     } else {
