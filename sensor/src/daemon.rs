@@ -31,6 +31,8 @@ use crate::uplink::{Link, Uplink};
 
 /// The unit that runs the sensor.
 const UNIT: &str = "sallyport-sensor.service";
+/// Signs of life, of which there is one a second, between two sweeps of the processes that ended.
+const SWEEP_EVERY: u32 = 10;
 
 /// The daemon could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +136,17 @@ pub async fn run(config: Config, config_path: &Path) -> Result<(), DaemonError> 
     let stop = CancellationToken::new();
     let pulse = Pulse::default();
     let beating = kernel.clone();
-    heartbeat::start(pulse.clone(), stop.clone(), move || beating.heartbeat()).map_err(DaemonError::Setup)?;
+    let mut beats = 0_u32;
+    let beat = move || {
+        beating.heartbeat();
+        beats = beats.wrapping_add(1);
+        if beats.is_multiple_of(SWEEP_EVERY)
+            && let Err(error) = beating.sweep_ended()
+        {
+            tracing::warn!(%error, "processes that are gone may still count as ended");
+        }
+    };
+    heartbeat::start(pulse.clone(), stop.clone(), beat).map_err(DaemonError::Setup)?;
     kernel.set_grace(config.fail_closed_after.unwrap_or_default());
     let pump = Pump {
         events: kernel.events()?,

@@ -48,7 +48,7 @@ impl Pulse {
 pub fn start(
     pulse: Pulse,
     stop: CancellationToken,
-    beat: impl Fn() + Send + 'static,
+    mut beat: impl FnMut() + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("heartbeat".into()).spawn(move || {
         let mut was_alive = true;

@@ -78,7 +78,7 @@ fn programs_files_tags_and_guards_hold_on_debian_6_12_with_lsm() {
         "files::",
         "guard::",
         "double_fork_and_new_session",
-        "nobody_waits_for_count_too",
+        "nobody_waits_for_have_a_limit",
         "tags_and_counts_are_gone",
         "a_tag_that_was_left_behind",
     ];

@@ -117,8 +117,8 @@ pub struct Ended {
     pub session: u64,
     /// Its slot.
     pub slot: u32,
-    /// Always zero.
-    pub _pad: u32,
+    /// Its process number, by which the sensor finds out whether it is gone when no hook has seen it go.
+    pub tgid: u32,
 }
 
 /// Entries of map `ENDED`. What does not fit is not counted any more once it has ended.

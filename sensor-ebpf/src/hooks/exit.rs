@@ -5,7 +5,8 @@
 //! in the map, never a judgement, since whoever gets the number next in a session overwrites it.
 //!
 //! A process that has ended takes a process number until somebody has waited for it, and a session that never waits must not
-//! use them up. They have a count and a limit of their own; `sched_process_free` counts them down.
+//! use them up. They have a count and a limit of their own; `sched_process_free` counts them down, and the sensor those whose
+//! number is free again although no hook saw it: there are kernels that run no programs while some processes are interrupted.
 
 use aya_ebpf::{
     EbpfContext as _, bindings::BPF_NOEXIST, macros::raw_tracepoint, programs::RawTracePointContext,
@@ -39,7 +40,7 @@ pub fn sally_exit(ctx: RawTracePointContext) -> i32 {
     unmark(tgid);
     count_down(&tag);
     // One that cannot be kept in mind is not counted.
-    let _ = remember(task, &tag);
+    let _ = remember(task, tgid, &tag);
     Small::new(kind::EXIT, &tag, Verdict::NONE, Exit { code, _pad: 0 }).send(&tag);
     0
 }
@@ -59,12 +60,12 @@ fn last_thread(task: Address) -> Result<Option<u32>, Unreadable> {
 
 /// Counts the process among those that ended, until it is freed.
 #[inline(always)]
-fn remember(task: Address, tag: &Tag) -> Result<(), Unreadable> {
+fn remember(task: Address, tgid: u32, tag: &Tag) -> Result<(), Unreadable> {
     // SAFETY: points into `FIELDS`.
     let leader: Address = read::kernel(task + unsafe { field!(task_struct_group_leader) })?;
     // Counted first: whoever frees it looks only if there is something to find.
     count_ended(tag.session, tag.slot, 1);
-    let ended = Ended { session: tag.session, slot: tag.slot, _pad: 0 };
+    let ended = Ended { session: tag.session, slot: tag.slot, tgid };
     if ENDED.insert(leader, ended, u64::from(BPF_NOEXIST)).is_err() {
         // Full.
         count_ended(tag.session, tag.slot, u32::MAX);

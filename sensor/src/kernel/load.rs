@@ -318,6 +318,19 @@ pub(super) fn load_object(
 impl Kernel {
     /// No more counts the processes that ended before the programs were attached: nobody may have seen them go.
     fn forget_ended(&self) -> Result<(), KernelError> {
+        self.drop_ended(|_| true)
+    }
+
+    /// No more counts the ended processes whose number no process has any more, should no hook have seen them go: a number
+    /// that is free cannot be used up. To be called now and then.
+    pub fn sweep_ended(&self) -> Result<(), KernelError> {
+        if self.host.word(0, std::mem::offset_of!(Host, ended)).load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        self.drop_ended(|process| !Path::new("/proc").join(process.tgid.to_string()).exists())
+    }
+
+    fn drop_ended(&self, is_gone: impl Fn(&Ended) -> bool) -> Result<(), KernelError> {
         let failed = |action, source: aya::maps::MapError| KernelError::Map {
             map: "ENDED",
             action,
@@ -326,7 +339,7 @@ impl Kernel {
         let mut ended = HashMap::<MapData, u64, Ended>::try_from(open_map(&self.pin_dir, "ENDED")?)
             .map_err(|source| failed("open", source))?;
         let all: Vec<(u64, Ended)> = ended.iter().flatten().collect();
-        for (leader, process) in all {
+        for (leader, process) in all.into_iter().filter(|(_, process)| is_gone(process)) {
             // Whoever removes it counts it: the hook may be first.
             if ended.remove(&leader).is_ok() {
                 self.count_ended_down(process.session, process.slot);

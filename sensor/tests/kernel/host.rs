@@ -124,7 +124,8 @@ impl Host {
         waiting.go()
     }
 
-    /// Waits until no process has a tag, none is counted, and nothing is left of those that ended.
+    /// Waits until no process has a tag, none is counted, and nothing is left of those that ended. The sweep is part of what
+    /// counts them down: there are kernels that run no programs while process 1 is interrupted.
     pub(crate) fn all_gone(&self) {
         eventually("no tags", || self.kernel.tasks().expect("tasks").is_empty());
         let left = || {
@@ -136,6 +137,7 @@ impl Host {
         while left() != (0, Vec::new()) {
             assert!(Instant::now() < deadline, "still counted: {:?}", left());
             std::thread::sleep(Duration::from_millis(10));
+            self.kernel.sweep_ended().expect("sweep");
         }
     }
 

@@ -3,7 +3,7 @@
 use aya::maps::{Array, HashMap, MapData};
 use sallyport_sensor::kernel::{Cause, Event, Judgement, KernelError};
 use sallyport_sensor_abi::policy::DENY;
-use sallyport_sensor_abi::session::Tag;
+use sallyport_sensor_abi::session::{Ended, Tag};
 
 use crate::helper::shell_function;
 use crate::host::{Host, Waiting, eventually};
@@ -225,4 +225,31 @@ async fn a_tag_that_was_left_behind_is_nobody_elses() {
     // Each was counted once.
     host.all_gone();
     assert!(host.run(Some(1), "/usr/bin/touch made").ok() && host.file("made").exists(), "control");
+}
+
+#[tokio::test]
+async fn ended_processes_that_nobody_saw_go_are_swept_and_others_are_not() {
+    let host = Host::start();
+    host.session(1, &Tables::allow_all());
+    let counted = || host.kernel.sessions()[0].ended;
+    let mut waiting = Waiting::start("exit 0", host.folder.path());
+    let pid = waiting.pid();
+    host.kernel.tag(pid, 1, 1).expect("tag");
+    waiting.release();
+    eventually("a zombie", || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    // Where no hook finds it, as if the kernel ran no program when it freed the process.
+    let mut ended = HashMap::<MapData, u64, Ended>::try_from(host.map("ENDED")).expect("a hash map");
+    let (leader, process) = ended.iter().next().expect("an entry").expect("read");
+    assert_eq!((process.session, process.tgid), (1, pid));
+    ended.insert(leader ^ 1, process, 0).expect("insert");
+    ended.remove(&leader).expect("remove");
+    host.kernel.sweep_ended().expect("sweep");
+    assert_eq!(counted(), 1, "nobody has waited for it: it takes a process number");
+    waiting.wait();
+    assert_eq!(counted(), 1, "control: no hook counts it down");
+    host.kernel.sweep_ended().expect("sweep");
+    assert_eq!(counted(), 0);
+    assert!(ended.iter().next().is_none());
 }

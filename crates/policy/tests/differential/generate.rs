@@ -185,12 +185,12 @@ fn exec_atom() -> BoxedStrategy<String> {
         2 => texts().prop_map(|a| format!("{a}.containsAll(context.args)")),
         1 => texts().prop_map(|a| format!("{a}.containsAny(context.args)")),
         1 => texts().prop_map(|a| format!("context.args == {a}")),
-        1 => Just("context.args.isEmpty()".to_owned()),
+        3 => Just("context.args.isEmpty()".to_owned()),
         3 => Just("context.fileless".to_owned()),
         3 => Just("context.setuid".to_owned()),
         1 => (text(), text(), seen())
             .prop_map(|(a, b, c)| format!("(if context.fileless then {a} else {b}) == {c}")),
-        1 => (seen(), pattern()).prop_map(|(a, b)| format!("{{x: {a}}}.x like {b}")),
+        3 => (seen(), pattern()).prop_map(|(a, b)| format!("{{x: {a}}}.x like {b}")),
         1 => Just("(resource.hasTag(\"env\") && resource.getTag(\"env\") == context.name)".to_owned()),
         1 => Just("[context.local_user].contains(context.name)".to_owned()),
         3 => known(),
@@ -201,10 +201,10 @@ fn exec_atom() -> BoxedStrategy<String> {
 fn connect_atom() -> BoxedStrategy<String> {
     let port = || {
         prop_oneof![
-            6 => Just("context.port".to_owned()),
-            1 => (one(&["+", "-", "*"]), one(&NUMBERS))
+            9 => Just("context.port".to_owned()),
+            3 => (one(&["+", "-", "*"]), one(&NUMBERS))
                 .prop_map(|(op, n)| format!("(context.port {op} {n})")),
-            1 => Just("(-context.port)".to_owned()),
+            3 => Just("(-context.port)".to_owned()),
             1 => one(&NUMBERS).prop_map(|n| format!("(if context.address.isIpv6() then context.port else {n})")),
         ]
     };
