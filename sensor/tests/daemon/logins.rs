@@ -15,11 +15,11 @@ use crate::gateway::Gateway;
 use crate::host::{Host, can_enforce};
 
 /// A login uid that no account has.
-const STRANGER: u32 = 54_321;
+pub(crate) const STRANGER: u32 = 54_321;
 
 /// A sensor that runs under `config`, and programs to run.
-struct Stage {
-    gateway: Gateway,
+pub(crate) struct Stage {
+    pub(crate) gateway: Gateway,
     host: Host,
     folder: tempfile::TempDir,
 }
@@ -32,7 +32,7 @@ struct Ran {
 }
 
 /// Whether login uids can be set here; if not, says so.
-fn can_log_in() -> bool {
+pub(crate) fn can_log_in() -> bool {
     if !can_enforce() {
         return false;
     }
@@ -46,7 +46,7 @@ fn can_log_in() -> bool {
 }
 
 impl Stage {
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
         let gateway = Gateway::start().await;
         let mut host = Host::with(config);
         host.join(&gateway);
@@ -59,30 +59,36 @@ impl Stage {
     }
 
     /// A copy of `touch` with a name of its own.
-    fn program(&self, name: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::copy("/usr/bin/touch", &path).expect("copy");
         path
     }
 
-    fn made(&self, name: &str) -> PathBuf {
+    pub(crate) fn made(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs a script: the shell takes the login uid, then becomes another that is seen to start.
     fn run(&self, login: Option<u32>, script: &str) -> Ran {
-        let inner = self.folder.path().join("script");
-        std::fs::write(&inner, format!("cat /proc/self/sessionid >session; {script}")).expect("script");
-        let login =
-            login.map_or_else(String::new, |uid| format!("echo {uid} >/proc/self/loginuid || exit 99; "));
-        let output = Command::new("/bin/bash")
-            .args(["-c", &format!("{login}exec /bin/bash {}", inner.display())])
-            .current_dir(self.folder.path())
-            .output()
-            .expect("bash");
+        let script = format!("cat /proc/self/sessionid >session; {script}");
+        let output = self.command(login, "script", &script).output().expect("bash");
         let login =
             std::fs::read_to_string(self.made("session")).ok().and_then(|text| text.trim().parse().ok());
         Ran { output, login: login.filter(|number| *number != u32::MAX) }
+    }
+
+    /// Runs a script that is kept under this name.
+    pub(crate) fn command(&self, login: Option<u32>, name: &str, script: &str) -> Command {
+        let inner = self.made(name);
+        std::fs::write(&inner, script).expect("script");
+        let login =
+            login.map_or_else(String::new, |uid| format!("echo {uid} >/proc/self/loginuid || exit 99; "));
+        let mut command = Command::new("/bin/bash");
+        command
+            .args(["-c", &format!("{login}exec /bin/bash {}", inner.display())])
+            .current_dir(self.folder.path());
+        command
     }
 
     /// The records of a log-in, by the session's id.

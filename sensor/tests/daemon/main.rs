@@ -8,6 +8,7 @@ mod host;
 mod logins;
 mod orders;
 mod survival;
+mod violations;
 
 use std::time::Duration;
 
