@@ -17,16 +17,17 @@ use bytes::Bytes;
 use sallyport_contract::v1::PolicyBundle;
 use sallyport_evidence::note::Verifier;
 use sallyport_evidence::order::{WHOLE, in_share};
-use sallyport_policy::{Answer, Policy, Principal, Question, RuleInfo, SystemDenials};
+use sallyport_policy::{Answer, Bundle, KernelPolicy, Policy, Principal, Question, RuleInfo, SystemDenials};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::guard::{Names, OwnFiles};
 use crate::kernel::{Kernel, KernelError, LoadedPolicy};
-use change::{change, load_kept};
+use change::load_kept;
 use kept::Kept;
-use orders::{Accepted, Held, OrderRefusal, Step, Trust};
+use orders::{Accepted, Held, OrderRefusal, Trust};
 
+pub use change::judge;
 pub use kept::forget;
 
 /// Largest bundle archive in bytes.
@@ -96,10 +97,37 @@ impl Current {
         Self { version: String::new(), policy: Arc::new(policy) }
     }
 
+    /// Parses and checks a bundle whose hash is known to be `version`.
+    ///
+    /// # Errors
+    /// It is no bundle, or has faults.
+    pub fn load(version: &str, archive: &[u8]) -> Result<Self, PolicyError> {
+        let bundle = Bundle::from_archive(archive)?;
+        let policy = Policy::load(&bundle).map_err(PolicyError::Faults)?;
+        Ok(Self { version: version.to_owned(), policy: Arc::new(policy) })
+    }
+
     /// What it answers.
     #[must_use]
     pub fn decide(&self, question: &Question) -> Answer {
         self.policy.decide(question)
+    }
+
+    /// Its tables for somebody on this host. Blocks while they are made.
+    ///
+    /// # Errors
+    /// It does not compile.
+    pub fn compile(
+        &self,
+        principal: &Principal,
+        host: &str,
+        local_user: &str,
+    ) -> Result<KernelPolicy, PolicyError> {
+        self.policy.compile(principal, host, local_user).map_err(|source| PolicyError::Compile {
+            user: principal.user.clone(),
+            local_user: local_user.into(),
+            source: Box::new(source),
+        })
     }
 }
 
@@ -130,7 +158,8 @@ pub struct InForce {
 pub struct Change {
     /// What will be in force.
     pub next: InForce,
-    held: Held,
+    /// The orders that will have been accepted.
+    pub held: Held,
     version: String,
     archive: Bytes,
 }
@@ -350,11 +379,7 @@ impl Policies {
             (tables.held.clone(), tables.in_force.clone())
         };
         let trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let order = match trust.decide(bundle, &held)? {
-            Step::Known => return Ok(None),
-            Step::New(order) => order,
-        };
-        change(&order, bundle, &held, &in_force).map(Some)
+        judge(&trust, bundle, &held, &in_force, Current::load)
     }
 
     /// The slot in the kernel with `current`, compiled for somebody. Blocks while it is compiled.
@@ -376,10 +401,7 @@ impl Policies {
         if let Some(loaded) = self.tables().loaded.get(&key) {
             return Ok(loaded.slot);
         }
-        let compiled = current.policy.compile(principal, &self.host, local_user).map_err(|source| {
-            let (user, source) = (principal.user.clone(), Box::new(source));
-            PolicyError::Compile { user, local_user: local_user.into(), source }
-        })?;
+        let compiled = current.compile(principal, &self.host, local_user)?;
         let loaded = self.kernel.load_policy(&compiled.header, &compiled.arena)?;
         let system = compiled.system_denials();
         let generation = Generation {

@@ -1,23 +1,28 @@
 //! From an order and its bundle to what will be in force; and from what was kept to what is.
 
-use std::sync::Arc;
-
 use sallyport_contract::v1::PolicyBundle;
-use sallyport_evidence::PolicyOrder;
 use sallyport_evidence::order::{Scope, WHOLE};
-use sallyport_policy::{Bundle, Policy};
 
 use super::kept::Kept;
-use super::orders::{Accepted, Held};
+use super::orders::{Accepted, Held, Step, Trust};
 use super::{Change, Current, InForce, PolicyError};
 
-/// What an order changes, with its bundle parsed and checked.
-pub(super) fn change(
-    order: &PolicyOrder,
+/// What an order changes for a host that holds `held`, with its bundle parsed and checked by `load` ([`Current::load`]);
+/// none: it was accepted before. Nothing changes yet.
+///
+/// # Errors
+/// It is not to be followed, or its bundle cannot come into force.
+pub fn judge(
+    trust: &Trust,
     bundle: &PolicyBundle,
     held: &Held,
     in_force: &InForce,
-) -> Result<Change, PolicyError> {
+    load: impl FnOnce(&str, &[u8]) -> Result<Current, PolicyError>,
+) -> Result<Option<Change>, PolicyError> {
+    let order = match trust.decide(bundle, held)? {
+        Step::Known => return Ok(None),
+        Step::New(order) => order,
+    };
     // Promoted, or in force again: it was checked when it came.
     let current = match in_force.named(&order.version) {
         Some(current) => current.clone(),
@@ -42,20 +47,13 @@ pub(super) fn change(
         },
         Scope::Canary { .. } => InForce { stable: in_force.stable.clone(), canary: Some((current, share)) },
     };
-    Ok(Change { next, held, version: order.version.clone(), archive: bundle.archive.clone() })
-}
-
-/// Parses and checks a bundle whose hash is known to be `version`.
-fn load(version: &str, archive: &[u8]) -> Result<Current, PolicyError> {
-    let parsed = Bundle::from_archive(archive)?;
-    let policy = Policy::load(&parsed).map_err(PolicyError::Faults)?;
-    Ok(Current { version: version.to_owned(), policy: Arc::new(policy) })
+    Ok(Some(Change { next, held, version: order.version.clone(), archive: bundle.archive.clone() }))
 }
 
 /// What was in force when the last sensor stopped. A canary that cannot be used any more is left out.
 pub(super) fn load_kept(kept: &Kept) -> Result<(Held, InForce), PolicyError> {
     let mut held = kept.held()?;
-    let load = |order: &Accepted| load(&order.version, &kept.archive(&order.version)?);
+    let load = |order: &Accepted| Current::load(&order.version, &kept.archive(&order.version)?);
     let stable = held.stable.as_ref().map(load).transpose()?;
     let canary = match held.canary.as_ref().map(|order| Ok((load(order)?, order.share))).transpose() {
         Ok(canary) => canary,

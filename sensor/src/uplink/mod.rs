@@ -163,7 +163,7 @@ impl Link {
     }
 
     async fn connect_and_serve(&mut self) -> Result<std::convert::Infallible, Lost> {
-        let client = self.connect().await?;
+        let client = connect(&self.credentials).await?;
         let (reports, outgoing) = mpsc::channel(REPORTS);
         let orders = self.open_control(client.clone(), reports.clone(), outgoing).await?;
         self.uplink.connected(&client, reports);
@@ -184,30 +184,34 @@ impl Link {
             }
         }
     }
+}
 
-    async fn connect(&self) -> Result<Client, Lost> {
-        let Credentials { gateway, key_pem, certificate_pem, ca_pem, .. } = &self.credentials;
-        let endpoint = Endpoint::from_shared(gateway.clone())?;
-        let name = endpoint.uri().host().map(|host| unbracketed(host).to_owned()).unwrap_or_default();
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(ca_pem))
-            .identity(Identity::from_pem(certificate_pem, key_pem))
-            .domain_name(name);
-        let channel = endpoint
-            .tls_config(tls)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect()
-            .await?;
-        Ok(SensorLinkClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE))
-    }
+/// Connects to the gateway with a certificate of its own.
+///
+/// # Errors
+/// The gateway cannot be reached, or one of the two does not take the other's certificate.
+pub async fn connect(credentials: &Credentials) -> Result<Client, tonic::transport::Error> {
+    let Credentials { gateway, key_pem, certificate_pem, ca_pem, .. } = credentials;
+    let endpoint = Endpoint::from_shared(gateway.clone())?;
+    let name = endpoint.uri().host().map(|host| unbracketed(host).to_owned()).unwrap_or_default();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca_pem))
+        .identity(Identity::from_pem(certificate_pem, key_pem))
+        .domain_name(name);
+    let channel = endpoint
+        .tls_config(tls)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .connect()
+        .await?;
+    Ok(SensorLinkClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE))
 }
 
 /// An error and its causes in one line.
