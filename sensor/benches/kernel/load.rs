@@ -39,7 +39,8 @@ impl Operation {
     /// The kernel programs that decide, each of which runs once for each operation.
     pub(crate) fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Exec | Self::Unrecorded => &["sally_exec_check", "sally_exec"],
+            // `sally_exec_prepare` looks the caller up where rules ask for it; these do not, and it counts all the same.
+            Self::Exec | Self::Unrecorded => &["sally_exec_check", "sally_exec_prepare", "sally_exec"],
             Self::Open => &["sally_file_open"],
             Self::Connect => &["sally_connect4"],
         }

@@ -16,6 +16,8 @@ use crate::host::{Host, can_enforce};
 
 /// A login uid that no account has.
 pub(crate) const STRANGER: u32 = 54_321;
+/// Another, so that the log-ins of tests beside this one are not taken for this one's.
+const STARTER: u32 = 54_322;
 
 /// A sensor that runs under `config`, and programs to run.
 pub(crate) struct Stage {
@@ -344,7 +346,7 @@ async fn a_sensor_started_from_a_login_and_its_sessions_are_not_taken_for_that_l
     let gateway = Gateway::start().await;
     let mut host = Host::with("unbrokered = 'record'");
     host.join(&gateway);
-    host.start_from_login(STRANGER);
+    host.start_from_login(STARTER);
     connected(&gateway, 1).await;
     let policy = policy("");
     assert_eq!(install(&gateway, &policy).await, "");
@@ -361,7 +363,7 @@ async fn a_sensor_started_from_a_login_and_its_sessions_are_not_taken_for_that_l
     assert_eq!(program.identity.map(|identity| identity.user), Some("alice@example.org".into()));
     let heard = gateway.heard.lock().expect("lock");
     let strange = heard.records.iter().find(|record| {
-        record.process.as_ref().is_some_and(|p| p.login_uid == Some(STRANGER))
+        record.process.as_ref().is_some_and(|p| p.login_uid == Some(STARTER))
             && record.identity.as_ref().is_some_and(|i| i.user == "unbrokered")
     });
     assert!(strange.is_none(), "{strange:#?}");
