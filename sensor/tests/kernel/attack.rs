@@ -294,13 +294,15 @@ fn perf() -> Result<i64> {
     call(libc::SYS_perf_event_open, [(&raw const attributes) as usize, 0, usize::MAX, usize::MAX, 0])
 }
 
-/// Looks for a key that does not exist, so that the kernel would call out for it.
+/// Looks for a key that does not exist, so that the kernel would call out for it. Its name is new each time: for a minute the
+/// kernel remembers that there was none, and asks nobody.
 fn keys() -> Result<i64> {
+    let name = CString::new(format!("sallyport-test-no-such-key-{}", std::process::id()))?;
     let answer = call(
         libc::SYS_request_key,
         [
             c"user".as_ptr() as usize,
-            c"sallyport-test-no-such-key".as_ptr() as usize,
+            name.as_ptr() as usize,
             c"please".as_ptr() as usize,
             0,
         ],
