@@ -64,6 +64,28 @@ fn every_shipped_bundle_is_checked_without_noise() {
     assert!(noise.is_empty(), "{}", noise.join("\n"));
 }
 
+/// What `policy fmt --check` holds, also for the copies that come with the program: whoever extracts a version and lays it
+/// out changes nothing of what it includes.
+#[test]
+fn every_shipped_rule_is_laid_out() {
+    let mut files = 0;
+    let mut loose = Vec::new();
+    for name in shipped() {
+        let bundle = read(&name);
+        for path in bundle.paths().filter(|path| path.ends_with(".cedar")) {
+            let text = std::str::from_utf8(bundle.file(path).expect("a file")).expect("text");
+            let place = format!("{name}/{path}");
+            let laid = sallyport_policy::format(&place, text).unwrap_or_else(|faults| panic!("{faults}"));
+            files += 1;
+            if laid != text {
+                loose.push(place);
+            }
+        }
+    }
+    assert!(files > 20, "only {files} files");
+    assert!(loose.is_empty(), "not laid out; `sallyport policy fmt policies` does it: {loose:#?}");
+}
+
 #[test]
 fn a_case_can_fail() {
     let bundle = read("demo-tightened");
