@@ -71,7 +71,7 @@ pub use format::format;
 pub use fuzz::{fuzz_bundle, fuzz_compiler, fuzz_rules};
 pub use kernel::{KernelPolicy, Program};
 pub use learn::{Learned, Outcome, Proposal, Text, learn};
-pub use lint::{Examination, Finding, Severity};
+pub use lint::{Examination, FINDING_CODES, Finding, Severity};
 pub use load::{Policy, SCHEMA};
 pub use packs::{pack_file, packs};
 pub use phrase::Details;

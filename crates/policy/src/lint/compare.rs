@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::leaves::Idle;
 use super::solve::{Found, Model};
-use super::{Report, Sheet, View};
+use super::{Kind, Report, Sheet, View};
 use crate::formula::Formula;
 use crate::residual::OPEN_SESSION;
 use crate::rule::Rule;
@@ -73,7 +73,7 @@ pub(super) fn examine(report: &mut Report, own: &[&Sheet<'_>], views: &mut [View
     }
     for part in idle.iter().filter(|part| !never.contains(part.rule.as_str())) {
         if let Some(sheet) = own.iter().find(|sheet| sheet.rule.info.id == part.rule) {
-            report.warn(sheet, part.place, "never-holds", part.message.clone(), part.help.clone());
+            report.warn(sheet, part.place, Kind::NeverHolds, part.message.clone(), part.help.clone());
         }
     }
 }
@@ -188,13 +188,13 @@ fn cover(
 
 fn never_applies(report: &mut Report, sheet: &Sheet<'_>, views: &mut [View<'_>], idle: &[Idle]) {
     let id = &sheet.rule.info.id;
-    let code = "never-applies";
+    let kind = Kind::NeverApplies;
     let does = if sheet.rule.forbids { "it forbids nothing" } else { "it permits nothing" };
     let mut parts: Vec<&Idle> = idle.iter().filter(|part| part.rule == *id).collect();
     parts.sort_by_key(|part| !part.wanted);
     if let Some(part) = parts.first() {
         let message = format!("rule `{id}` never applies, {does}: {}", part.message);
-        report.error(sheet, part.place, code, message, part.help.clone());
+        report.error(sheet, part.place, kind, message, part.help.clone());
         return;
     }
     // Is it the condition by itself?
@@ -210,12 +210,12 @@ fn never_applies(report: &mut Report, sheet: &Sheet<'_>, views: &mut [View<'_>],
     if alone {
         let message = format!("rule `{id}` never applies, {does}: its condition contradicts itself");
         let help = "parts joined by `&&` exclude each other (and what `unless` takes away); join alternatives by `||`";
-        report.error(sheet, sheet.clause(0), code, message, help);
+        report.error(sheet, sheet.clause(0), kind, message, help);
     } else {
         let message =
             format!("rule `{id}` never applies, {does}: no question fits both its scope and its condition");
         let help = "compare person, action and host of the scope with what the condition asks for";
-        report.error(sheet, sheet.parts.effect, code, message, help);
+        report.error(sheet, sheet.parts.effect, kind, message, help);
     }
 }
 
@@ -233,7 +233,7 @@ fn partly(report: &mut Report, sheet: &Sheet<'_>, fates: &[(&str, Fate)]) {
         report.warn(
             sheet,
             place,
-            "never-for-action",
+            Kind::NeverForAction,
             message,
             "remove the action, or make a rule of its own for it",
         );
@@ -252,11 +252,11 @@ fn list(own: &[&Sheet<'_>], others: &BTreeSet<String>) -> String {
 
 fn covered(report: &mut Report, sheet: &Sheet<'_>, own: &[&Sheet<'_>], others: &BTreeSet<String>) {
     let (id, others) = (&sheet.rule.info.id, list(own, others));
-    let (does, code) =
-        if sheet.rule.forbids { ("forbids", "idle-forbid") } else { ("permits", "idle-permit") };
+    let (does, kind) =
+        if sheet.rule.forbids { ("forbids", Kind::IdleForbid) } else { ("permits", Kind::IdlePermit) };
     let message = format!("rule `{id}` changes nothing: all that it {does} is decided by {others}");
     let help = "remove it, or narrow the other rule";
-    report.warn(sheet, sheet.parts.effect, code, message, help);
+    report.warn(sheet, sheet.parts.effect, kind, message, help);
 }
 
 fn shadowed(report: &mut Report, sheet: &Sheet<'_>, own: &[&Sheet<'_>], others: &BTreeSet<String>) {
@@ -265,5 +265,5 @@ fn shadowed(report: &mut Report, sheet: &Sheet<'_>, own: &[&Sheet<'_>], others: 
         "rule `{id}` permits nothing: all of it is forbidden by {others}, and a forbid beats a permit"
     );
     let help = "remove it, or make an exception in the forbid with `unless`";
-    report.warn(sheet, sheet.parts.effect, "shadowed-permit", message, help);
+    report.warn(sheet, sheet.parts.effect, Kind::ShadowedPermit, message, help);
 }

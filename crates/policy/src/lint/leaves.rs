@@ -4,7 +4,7 @@ use cedar_policy::pst::{BinaryOp, Expr, Literal, UnaryOp, Var};
 use sallyport_sensor_abi::policy::operation;
 
 use super::solve::{Found, KINDS};
-use super::{Report, Sheet, View};
+use super::{Kind, Report, Sheet, View};
 use crate::diagnostic::nearest;
 use crate::expr::parts;
 use crate::formula::Formula;
@@ -42,7 +42,7 @@ pub(super) fn examine(report: &mut Report, own: &[&Sheet<'_>], views: &mut [View
                 idle.push(Idle { rule, place, message, help, wanted: leaf.sense == Some(true) });
             } else if outcomes.iter().all(|outcome| *outcome == Outcome::Always) {
                 let (message, help) = explain(leaf.expr, true);
-                report.warn(sheet, place, "always-holds", message, help);
+                report.warn(sheet, place, Kind::AlwaysHolds, message, help);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cedar_policy::pst::{Expr, UnaryOp};
 
 use super::leaves::{subject, texts};
-use super::{Report, Sheet};
+use super::{Kind, Report, Sheet};
 use crate::expr::{Leaf, parts};
 use crate::formula::Piece;
 use crate::residual::Action;
@@ -79,7 +79,7 @@ fn twice(report: &mut Report, sheet: &Sheet<'_>, leaf: &Leaf<'_>, texts: &[Strin
         if !seen.insert(text) {
             let message = format!("`{text}` is in this set twice");
             let help = "remove it, or write what was meant instead";
-            report.warn(sheet, sheet.quoted(leaf, at), "twice-in-set", message, help);
+            report.warn(sheet, sheet.quoted(leaf, at), Kind::TwiceInSet, message, help);
         }
     }
 }
@@ -90,13 +90,13 @@ fn stars(report: &mut Report, sheet: &Sheet<'_>, place: (usize, usize), what: &s
     if how == How::Equals && text.contains('*') && !matches!(what, "address" | "client_address") {
         let message = format!("`*` in \"{text}\" stands for itself here: `==` and sets compare whole texts");
         let help = format!("write `{subject}.{what} like \"{text}\"`");
-        report.warn(sheet, place, "literal-star", message, help);
+        report.warn(sheet, place, Kind::LiteralStar, message, help);
     }
     if how == How::Like && !text.contains('*') {
         let message = format!("the pattern \"{text}\" has no `*`: it matches this one text only");
         let help =
             format!("write `{subject}.{what} == \"{text}\"`, or say with `*` where anything may stand");
-        report.warn(sheet, place, "no-star", message, help);
+        report.warn(sheet, place, Kind::NoStar, message, help);
     }
 }
 
@@ -115,7 +115,13 @@ fn paths(
     let rooted = text.starts_with('/') || (sockets && text.starts_with('@'));
     if !(rooted || how == How::Like && text.starts_with('*')) {
         let message = format!("no path is like \"{text}\": paths are absolute, so this {does} nothing");
-        report.warn(sheet, place, "relative-path", message, format!("write \"/{text}\", with all folders"));
+        report.warn(
+            sheet,
+            place,
+            Kind::RelativePath,
+            message,
+            format!("write \"/{text}\", with all folders"),
+        );
         return;
     }
     if text.len() > 1 && text.ends_with('/') {
@@ -123,12 +129,12 @@ fn paths(
             format!("no path is like \"{text}\": a path does not end in a slash, so this {does} nothing");
         let bare = text.trim_end_matches('/');
         let help = format!("write \"{bare}\" for the folder itself, `like \"{text}*\"` for what lies in it");
-        report.warn(sheet, place, "trailing-slash", message, help);
+        report.warn(sheet, place, Kind::TrailingSlash, message, help);
     }
     if text.contains("//") || text.contains("/../") || text.contains("/./") {
         let message =
             format!("no path is like \"{text}\": rules see paths resolved, without `//`, `.` and `..`");
-        report.warn(sheet, place, "unresolved-path", message, "write the path as `realpath` prints it");
+        report.warn(sheet, place, Kind::UnresolvedPath, message, "write the path as `realpath` prints it");
     }
     let all = named.cloned().unwrap_or_default();
     let merged = MERGED.iter().find(|(link, _)| text.starts_with(link));
@@ -138,7 +144,7 @@ fn paths(
             let message = format!(
                 "`{link}` is a link to `{to}` on most systems, and rules see paths resolved: this forbids nothing there"
             );
-            report.warn(sheet, place, "linked-folder", message, format!("write \"{resolved}\" as well"));
+            report.warn(sheet, place, Kind::LinkedFolder, message, format!("write \"{resolved}\" as well"));
         }
     }
     let link = LINKS.iter().find(|(link, _)| text == *link);
@@ -153,7 +159,7 @@ fn paths(
         if !also {
             let message = format!("`{link}` is a link, and rules see where it leads: `{to}`, for example");
             let help = format!("name what `realpath {link}` prints on your hosts");
-            report.warn(sheet, place, "linked-program", message, help);
+            report.warn(sheet, place, Kind::LinkedProgram, message, help);
         }
     }
     let before = text.strip_suffix('*').and_then(|rest| rest.chars().next_back());
@@ -168,7 +174,7 @@ fn paths(
         let start = text.trim_end_matches('*');
         let message = format!("\"{text}\" also fits what merely begins like that: `{start}-other/file`");
         let help = format!("write \"{start}/*\" for what lies in the folder, `==` for one file");
-        report.warn(sheet, place, "open-ended", message, help);
+        report.warn(sheet, place, Kind::OpenEnded, message, help);
     }
 }
 
@@ -211,7 +217,7 @@ fn arguments(
             );
             let help = "name every way to say it, as `no-recursive-force-remove` of policies/demo does; or forbid the effect: \
                         the file, the connection";
-            report.warn(sheet, place, "dodged-options", message, help);
+            report.warn(sheet, place, Kind::DodgedOptions, message, help);
             return;
         }
     }
@@ -225,17 +231,17 @@ fn arguments(
             "a path in an argument is dodged by another spelling of \"{text}\": `//`, `../`, a link, a relative path"
         );
         let help = "forbid what is done to the file: `action in [Action::\"read_file\", Action::\"write_file\"]` with `context.path`";
-        report.warn(sheet, place, "path-in-arguments", message, help);
+        report.warn(sheet, place, Kind::PathInArguments, message, help);
     } else if what == "command_line" && how == How::Equals {
         let message = "a whole command line is dodged by any further argument, even an empty one".to_owned();
         let help = "test for the arguments that matter: `context.args.contains(\"…\")`";
-        report.warn(sheet, place, "whole-command-line", message, help);
+        report.warn(sheet, place, Kind::WholeCommandLine, message, help);
     } else if what == "command_line" && how == How::Like && !text.starts_with('*') {
         let message =
             format!("\"{text}\" begins with the program's own name, which the caller may choose freely");
         let help =
             "compare `context.path` or `context.name` with the program, and begin the pattern with `* `";
-        report.warn(sheet, place, "own-name-in-arguments", message, help);
+        report.warn(sheet, place, Kind::OwnNameInArguments, message, help);
     }
 }
 
@@ -277,7 +283,7 @@ fn addresses(report: &mut Report, sheet: &Sheet<'_>, leaf: &Leaf<'_>, texts: &[S
                 let message =
                     format!("\"{text}\" names one address and means the whole range {network}/{length}");
                 let help = format!("write ip(\"{network}/{length}\"), or ip(\"{address}\") for the one");
-                report.warn(sheet, place, "host-bits", message, help);
+                report.warn(sheet, place, Kind::HostBits, message, help);
             }
         }
         let connects = sheet.rule.speaks_of(Action::Connect.name());
@@ -285,13 +291,19 @@ fn addresses(report: &mut Report, sheet: &Sheet<'_>, leaf: &Leaf<'_>, texts: &[S
             let message = format!(
                 "nothing connects to {address}: it is judged as loopback, which is where Linux connects it to"
             );
-            report.warn(sheet, place, "unspecified-address", message, "write `context.address.isLoopback()`");
+            report.warn(
+                sheet,
+                place,
+                Kind::UnspecifiedAddress,
+                message,
+                "write `context.address.isLoopback()`",
+            );
         }
         if let std::net::IpAddr::V6(v6) = address
             && let Some(v4) = v6.to_ipv4_mapped()
         {
             let message = format!("no address is {address}: IPv4-mapped ones are judged as IPv4");
-            report.warn(sheet, place, "mapped-address", message, format!("write ip(\"{v4}\")"));
+            report.warn(sheet, place, Kind::MappedAddress, message, format!("write ip(\"{v4}\")"));
         }
     }
 }
@@ -314,6 +326,6 @@ fn only_names(report: &mut Report, sheet: &Sheet<'_>) {
         let message =
             format!("a file of any folder can be called `{name}`: a permit by name permits every program");
         let help = format!("name the path: `context.path == \"/usr/bin/{name}\"`");
-        report.warn(sheet, sheet.leaf(leaf), "name-only-permit", message, help);
+        report.warn(sheet, sheet.leaf(leaf), Kind::NameOnlyPermit, message, help);
     }
 }

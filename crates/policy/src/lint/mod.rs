@@ -5,6 +5,7 @@
 //! judge where it has one. Findings are about the bundle's own rules; included ones are their authors' concern.
 
 mod compare;
+mod kind;
 mod leaves;
 mod literals;
 mod rest;
@@ -19,6 +20,8 @@ use std::fmt;
 use cedar_policy::pst::Expr;
 use serde::Serialize;
 
+pub use self::kind::FINDING_CODES;
+use self::kind::Kind;
 use self::solve::Solver;
 use self::world::World;
 use crate::bundle::{Bundle, INCLUDE};
@@ -46,7 +49,7 @@ pub enum Severity {
 pub struct Finding {
     /// How much it matters.
     pub severity: Severity,
-    /// What kind it is; stable, for filters: `policies/README.md` lists them.
+    /// What kind it is; stable, for filters: one of [`FINDING_CODES`], which docs/policy-check.md explains.
     pub code: &'static str,
     /// Id of the rule concerned; empty if it is about none.
     pub rule: String,
@@ -258,22 +261,22 @@ impl Report {
         &mut self,
         sheet: &Sheet<'_>,
         place: (usize, usize),
-        code: &'static str,
+        kind: Kind,
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.add(Severity::Warning, sheet, place, code, message.into(), help.into());
+        self.add(Severity::Warning, sheet, place, kind, message.into(), help.into());
     }
 
     fn error(
         &mut self,
         sheet: &Sheet<'_>,
         place: (usize, usize),
-        code: &'static str,
+        kind: Kind,
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.add(Severity::Error, sheet, place, code, message.into(), help.into());
+        self.add(Severity::Error, sheet, place, kind, message.into(), help.into());
     }
 
     fn add(
@@ -281,12 +284,12 @@ impl Report {
         severity: Severity,
         sheet: &Sheet<'_>,
         place: (usize, usize),
-        code: &'static str,
+        kind: Kind,
         message: String,
         help: String,
     ) {
         let fault = Fault::at((sheet.file, sheet.text), place, message, Some(help));
-        self.findings.push(Finding { severity, code, rule: sheet.rule.info.id.clone(), fault });
+        self.findings.push(Finding { severity, code: kind.code(), rule: sheet.rule.info.id.clone(), fault });
     }
 
     /// A warning about no rule.
@@ -294,11 +297,12 @@ impl Report {
         &mut self,
         source: (&str, &str),
         place: (usize, usize),
-        code: &'static str,
+        kind: Kind,
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
         let fault = Fault::at(source, place, message, Some(help.into()));
-        self.findings.push(Finding { severity: Severity::Warning, code, rule: String::new(), fault });
+        let (severity, code) = (Severity::Warning, kind.code());
+        self.findings.push(Finding { severity, code, rule: String::new(), fault });
     }
 }

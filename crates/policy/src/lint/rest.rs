@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cedar_policy::pst::{self, BinaryOp, Expr, Literal};
 
 use super::solve::Found;
-use super::{Report, View, wide};
+use super::{Kind, Report, View, wide};
 use crate::bundle::{Bundle, ENTITIES};
 use crate::diagnostic::nearest;
 use crate::expr::parts;
@@ -91,7 +91,7 @@ fn cases(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &mut 
             let Some(near) = nearest(group, &declared) else { continue };
             let message = format!("no rule and no entity knows the group `{group}`");
             let help = format!("did you mean \"{near}\"?");
-            report.elsewhere(source, quoted(text, "groups", group), "unknown-group", message, help);
+            report.elsewhere(source, quoted(text, "groups", group), Kind::UnknownGroup, message, help);
         }
         let stand_ins = table.get("hosts").and_then(toml::Value::as_table);
         let cases = table.get("case").and_then(toml::Value::as_array).into_iter().flatten();
@@ -104,7 +104,7 @@ fn cases(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &mut 
                         || "name the rule's `@id`; `default-deny` stands for no rule".to_owned(),
                         |near| format!("did you mean \"{near}\"?"),
                     );
-                    report.elsewhere(source, quoted(text, key, id), "unknown-rule", message, help);
+                    report.elsewhere(source, quoted(text, key, id), Kind::UnknownRule, message, help);
                 }
             }
             let Some(host) = case.get("where").and_then(toml::Value::as_str) else { continue };
@@ -112,7 +112,7 @@ fn cases(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &mut 
             if let (false, Some(near)) = (known, nearest(host, &hosts)) {
                 let message = format!("no host is called `{host}`, so it is in no host group");
                 let help = format!("did you mean \"{near}\"?");
-                report.elsewhere(source, quoted(text, "where", host), "unknown-host", message, help);
+                report.elsewhere(source, quoted(text, "where", host), Kind::UnknownHost, message, help);
             }
         }
     }
@@ -144,7 +144,7 @@ fn entities(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &M
             "Group" if !near(&mentioned.groups) => {
                 let message = format!("no rule and no case speaks of the group `{id}`");
                 let help = "remove it, or write the rules for it";
-                report.elsewhere((ENTITIES, text), place, "unused-group", message, help);
+                report.elsewhere((ENTITIES, text), place, Kind::UnusedGroup, message, help);
             }
             "HostGroup" if hosts => {
                 let inhabited =
@@ -158,7 +158,7 @@ fn entities(report: &mut Report, policy: &Policy, bundle: &Bundle, mentioned: &M
                     let help = format!(
                         "give a host the parent {{\"type\": \"HostGroup\", \"id\": \"{id}\"}}, or remove the group"
                     );
-                    report.elsewhere((ENTITIES, text), place, "empty-host-group", message, help);
+                    report.elsewhere((ENTITIES, text), place, Kind::EmptyHostGroup, message, help);
                 }
             }
             _ => {}
@@ -188,7 +188,7 @@ fn labels(report: &mut Report, policy: &Policy, bundle: &Bundle) {
                 || format!("give hosts the label in {ENTITIES}: \"tags\": {{\"{label}\": \"…\"}}"),
                 |near| format!("did you mean \"{near}\"?"),
             );
-            report.warn(&sheet, sheet.leaf(leaf), "unknown-label", message, help);
+            report.warn(&sheet, sheet.leaf(leaf), Kind::UnknownLabel, message, help);
         }
     }
 }
@@ -227,16 +227,16 @@ fn sessions(report: &mut Report, policy: &Policy, bundle: &Bundle, views: &mut [
     let pushes = possible("push_policy", None);
     if !begins {
         let message = "sessions are opened, but none can begin: nothing permits `system` with `set_user`, by which a session becomes its user";
-        report.warn(opens, opens.parts.effect, "sessions-cannot-begin", message, include);
+        report.warn(opens, opens.parts.effect, Kind::SessionsCannotBegin, message, include);
     }
     if !runs {
         let message = "sessions are opened, but nothing can be run in them: no rule permits `exec`";
-        report.warn(opens, opens.parts.effect, "sessions-without-programs", message, include);
+        report.warn(opens, opens.parts.effect, Kind::SessionsWithoutPrograms, message, include);
     }
     if !pushes {
         let message = "nobody may push the next version of this policy: no rule permits `push_policy`";
         let help = "permit it to a group: `permit (principal in Group::\"security\", action == Action::\"push_policy\", resource);`";
-        report.warn(opens, opens.parts.effect, "nobody-pushes", message, help);
+        report.warn(opens, opens.parts.effect, Kind::NobodyPushes, message, help);
     }
 }
 
@@ -280,7 +280,7 @@ fn names_that_move(report: &mut Report, policy: &Policy, bundle: &Bundle, views:
                 format!("a copy under another name still runs: rule `{id}` permits programs like `{path}`");
             let help =
                 "permit programs of the system's folders only (`pack:base` does), or forbid by path as well";
-            report.warn(&sheet, sheet.leaf(leaf), "name-only-forbid", message, help);
+            report.warn(&sheet, sheet.leaf(leaf), Kind::NameOnlyForbid, message, help);
         }
     }
 }

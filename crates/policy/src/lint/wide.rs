@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::solve::{Found, Model};
-use super::{Report, Sheet, View};
+use super::{Kind, Report, Sheet, View};
 use crate::formula::{Atom, Formula, Known, KnownText, Pattern, Piece, Text};
 use crate::residual::{Action, OPEN_SESSION};
 
@@ -31,7 +31,7 @@ pub(super) fn examine(report: &mut Report, own: &[&Sheet<'_>], views: &mut [View
             if wide.is_empty() {
                 let message = "`@wide` is not needed: the permit is not as wide as that";
                 let help = "remove the annotation, so that it does not hide a later mistake";
-                report.warn(sheet, sheet.annotation("wide"), "needless-wide", message, help);
+                report.warn(sheet, sheet.annotation("wide"), Kind::NeedlessWide, message, help);
             }
             continue;
         }
@@ -48,7 +48,7 @@ pub(super) fn examine(report: &mut Report, own: &[&Sheet<'_>], views: &mut [View
             let message = format!("rule `{id}` permits {what}{more}; that is probably more than is meant");
             let help = "narrow it by group, host group, folder, address or operation; if it is meant, say why: \
                         `@wide(\"…\")`";
-            report.warn(sheet, sheet.parts.effect, "wide-permit", message, help);
+            report.warn(sheet, sheet.parts.effect, Kind::WidePermit, message, help);
         }
     }
 }
@@ -176,6 +176,6 @@ fn locked_out(report: &mut Report, sheet: &Sheet<'_>, views: &[View<'_>]) {
         );
         let help =
             "give it a condition, a group or a host group; no permit can make an exception from a forbid";
-        report.warn(sheet, sheet.parts.effect, "forbids-everything", message, help);
+        report.warn(sheet, sheet.parts.effect, Kind::ForbidsEverything, message, help);
     }
 }

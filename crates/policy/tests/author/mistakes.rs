@@ -3,10 +3,10 @@
 //! One file each in `mistakes/`: `place` (file:line:column), `severity`, `code`, texts of sentence and remedy, the files of
 //! a bundle, and `mend`, replacements that correct it. A file that is not given is the smallest that is valid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use sallyport_policy::{Bundle, Policy, Severity};
+use sallyport_policy::{Bundle, FINDING_CODES, Policy, Severity};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -63,21 +63,48 @@ fn examine(files: &BTreeMap<String, String>) -> Vec<Told> {
     }
 }
 
-#[test]
-fn every_planted_mistake_is_found_and_its_mended_twin_is_not() {
+/// The files of the mistakes, by name.
+fn planted() -> Vec<(String, Mistake)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mistakes");
-    let mut names: Vec<_> = std::fs::read_dir(folder)
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
         .expect("the cases are there")
         .map(|entry| entry.expect("readable").path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
         .collect();
-    names.sort();
+    paths.sort();
+    let read = |path: std::path::PathBuf| {
+        let name = path.file_stem().expect("has a name").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let mistake = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, mistake)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn every_kind_of_finding_has_a_planted_mistake_and_a_line_in_the_documentation() {
+    let known: BTreeSet<&str> = FINDING_CODES.iter().copied().collect();
+    assert_eq!(known.len(), FINDING_CODES.len(), "a code is given twice");
+    let planted = planted();
+    let shown: BTreeSet<&str> = planted.iter().map(|(_, mistake)| mistake.code.as_str()).collect();
+    let without: Vec<_> = known.difference(&shown).collect();
+    assert!(without.is_empty(), "no planted mistake shows {without:?}: add one to tests/mistakes");
+    assert!(shown.is_subset(&known), "{:?}", shown.difference(&known).collect::<Vec<_>>());
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policy-check.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let rows = page.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
+    let told: BTreeSet<&str> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let missing: Vec<_> = known.difference(&told).filter(|code| **code != "fault").collect();
+    assert!(missing.is_empty(), "docs/policy-check.md does not explain {missing:?}");
+    assert!(told.is_subset(&known), "{:?}", told.difference(&known).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_planted_mistake_is_found_and_its_mended_twin_is_not() {
+    let names = planted();
     assert!(names.len() >= 55, "only {} cases", names.len());
     let mut wrong = Vec::new();
-    for path in &names {
-        let name = path.file_stem().expect("has a name").to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(path).expect("readable");
-        let mistake: Mistake = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for (name, mistake) in &names {
         let mut told = examine(&mistake.files);
         for also in &mistake.also {
             let at = told.iter().position(|told| told.code == *also);
