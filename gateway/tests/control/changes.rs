@@ -1,9 +1,8 @@
 //! Changes of policy by CI jobs: what proves one, what policy lets it do, and what each refusal leaves behind.
 
-use crate::issuer::{AUDIENCE, Issuer};
+use crate::issuer::{AUDIENCE, Issuer, Key};
 use crate::rig::{Bearer, POLICY, Rig, bundle};
 use crate::web::{self, push};
-use ed25519_dalek::SigningKey;
 use sallyport_contract::v1::console_client::ConsoleClient;
 use sallyport_contract::v1::{CurrentPolicyRequest, PushPolicyRequest, WhoAmIRequest};
 use sallyport_evidence::Record;
@@ -38,7 +37,11 @@ pub(crate) fn version(n: usize) -> String {
 
 /// A gateway that trusts the issuer, with version 0 in force.
 pub(crate) async fn start(adjust: impl FnOnce(&mut Config)) -> (Rig, Arc<Issuer>) {
-    let issuer = Issuer::start().await;
+    start_with(Issuer::start().await, adjust).await
+}
+
+/// The same for an issuer that is there already.
+pub(crate) async fn start_with(issuer: Arc<Issuer>, adjust: impl FnOnce(&mut Config)) -> (Rig, Arc<Issuer>) {
     let url = issuer.url.clone();
     let text = |url: &str| {
         format!(
@@ -112,7 +115,7 @@ async fn tokens_that_prove_nothing_change_nothing_and_are_on_the_record() {
     let (rig, issuer) = start(|_| {}).await;
     let claims = issuer.claims();
     let now = claims["iat"].as_u64().unwrap();
-    let strange = SigningKey::from_bytes(&[9; 32]);
+    let strange = Key::ed25519();
     let bad = [
         ("another audience", issuer.token_with("aud", json!("https://another.example.org"))),
         ("expired", issuer.token_with("exp", json!(now - 10))),

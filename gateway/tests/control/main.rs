@@ -12,6 +12,7 @@ mod hostile;
 mod issuer;
 mod policy;
 mod rig;
+mod rs256;
 mod sensor;
 mod signatures;
 mod throughput;
