@@ -12,8 +12,8 @@ use sallyport_e2e::{Stage, StageOptions, pipeline, programs, wait, web};
 use serde_json::Value;
 use url::Url;
 
-/// How every token of the issuer begins: `{"alg":"ES256",`.
-const TOKENS_BEGIN: &str = "eyJhbGciOiJFUzI1NiIs";
+/// How every token of a job begins: `{"alg":"RS256",`.
+const TOKENS_BEGIN: &str = "eyJhbGciOiJSUzI1NiIs";
 
 fn documentation(name: &str) -> Result<String> {
     let path = programs::package_file("../docs/ci").join(name);

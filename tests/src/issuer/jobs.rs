@@ -7,13 +7,14 @@
 //! Both issuers publish discovery documents as the real ones do: without an authorization endpoint.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::tokens::{Signer, random_text};
+use crate::rsa::JobSigner;
+use crate::tokens::random_text;
 
 type Fields = HashMap<String, String>;
 
@@ -22,9 +23,13 @@ const LIFE_SECONDS: u64 = 300;
 /// More than any test starts; then the oldest are forgotten together.
 const MOST: usize = 1024;
 
-/// Jobs on the one system, by request token.
+/// Jobs on the one system.
 #[derive(Default)]
-pub(crate) struct Jobs(Mutex<HashMap<String, Fields>>);
+pub(crate) struct Jobs {
+    /// Claims, by request token.
+    running: Mutex<HashMap<String, Fields>>,
+    signer: OnceLock<Result<JobSigner, String>>,
+}
 
 /// What is asked.
 pub(crate) struct Asked<'a> {
@@ -37,17 +42,17 @@ pub(crate) struct Asked<'a> {
 
 impl Jobs {
     /// Answers what is below `/github/` and `/gitlab/`; none: there is nothing there.
-    pub(crate) fn answer(
-        &self,
-        url: &str,
-        signer: &Signer,
-        asked: &Asked<'_>,
-    ) -> Option<(StatusCode, Value)> {
+    pub(crate) fn answer(&self, url: &str, asked: &Asked<'_>) -> Option<(StatusCode, Value)> {
         let (system, path) = asked.path.strip_prefix('/')?.split_once('/')?;
         if !matches!(system, "github" | "gitlab") {
             return None;
         }
         let issuer = format!("{url}/{system}");
+        let signer = match self.signer.get_or_init(|| JobSigner::new().map_err(|error| format!("{error:#}")))
+        {
+            Ok(signer) => signer,
+            Err(why) => return Some((StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": why }))),
+        };
         let sign = |claims: &Fields, audience: &str| {
             let signed = signer.sign(&claims_of(&issuer, claims, audience));
             signed.map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": "signing failed" })))
@@ -57,7 +62,7 @@ impl Jobs {
             (&Method::GET, "jwks") => (StatusCode::OK, signer.key_set()),
             (&Method::POST, "jobs") if system == "github" => {
                 let token = random_text();
-                let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut jobs = self.running.lock().unwrap_or_else(PoisonError::into_inner);
                 if jobs.len() >= MOST {
                     jobs.clear();
                 }
@@ -77,7 +82,7 @@ impl Jobs {
             }
             (&Method::GET, "idtoken") => {
                 let lent = asked.authorization.strip_prefix("bearer ").unwrap_or_default();
-                let jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let jobs = self.running.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(claims) = jobs.get(lent) else {
                     return Some((StatusCode::UNAUTHORIZED, json!({ "message": "no such job" })));
                 };
@@ -110,7 +115,7 @@ fn discovery(issuer: &str) -> Value {
         "jwks_uri": format!("{issuer}/jwks"),
         "subject_types_supported": ["public", "pairwise"],
         "response_types_supported": ["id_token"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": ["RS256"],
         "scopes_supported": ["openid"],
     })
 }

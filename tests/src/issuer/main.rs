@@ -4,12 +4,13 @@
 //! addresses only and refuses every other one, is no part of the programs that ship, and says what it is on
 //! each page and in its tokens' issuer. It speaks what Sallyport needs: discovery, ES256 keys, the
 //! authorization code flow with PKCE (RFC 7636, S256 only), the device flow (RFC 8628), userinfo, and the tokens of CI jobs
-//! as GitHub and GitLab give them.
+//! as GitHub and GitLab give them (RS256).
 
 mod config;
 mod grants;
 mod jobs;
 mod pages;
+mod rsa;
 mod server;
 mod tokens;
 

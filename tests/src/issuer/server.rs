@@ -93,7 +93,7 @@ impl Issuer {
             (&Method::GET | &Method::POST, "/userinfo") => self.userinfo(authorization),
             (method, path) => {
                 let asked = Asked { method, path, query: &query, form: &form, authorization };
-                match self.jobs.answer(&self.url, &self.signer, &asked) {
+                match self.jobs.answer(&self.url, &asked) {
                     Some((status, value)) => json_answer(status, &value),
                     None => html(StatusCode::NOT_FOUND, pages::done("There is nothing here.")),
                 }
