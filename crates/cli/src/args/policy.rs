@@ -131,7 +131,7 @@ pub struct Init {
     /// The identity provider's group whose people may open sessions
     #[arg(long, default_value = "engineers")]
     pub group: String,
-    /// The group that may replace the policy and read the evidence
+    /// The group that may replace the policy, approve what another one of it pushed, and read the evidence
     #[arg(long, default_value = "security")]
     pub admins: String,
     /// A host that they may enter, as it was named when it joined; may be repeated

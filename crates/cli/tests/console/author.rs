@@ -63,6 +63,43 @@ async fn a_bundle_that_was_begun_passes_without_a_word() {
     assert!(ran.code == 2 && ran.stderr.contains("the packs are") && ran.stderr.contains("base"), "{ran:?}");
 }
 
+/// What the starting bundle says about two people is true once its comment signs are gone.
+#[tokio::test]
+async fn the_rule_for_two_people_holds_once_it_is_taken_in() {
+    let person = Person::new();
+    let dir = person.path("two");
+    let at = dir.to_str().expect("utf-8");
+    assert_eq!(person.run(&["policy", "init", at]).await.code, 0);
+    let test = ["policy", "test", "--deny-untested", at];
+    assert_eq!(person.run(&test).await.code, 0, "the control: as it was written");
+    // From the line that begins so, as far as comments go.
+    let take_in = |file: &str, begin: &str, sign: &str| {
+        let path = dir.join(file);
+        let text = fs::read_to_string(&path).expect("read");
+        let (before, rest) = text.split_at(text.find(begin).unwrap_or_else(|| panic!("{file}: no {begin}")));
+        let mut open = true;
+        let lines = rest.lines().map(|line| {
+            open &= line.starts_with(sign);
+            if open { line.trim_start_matches(sign).trim_start() } else { line }
+        });
+        let after: Vec<&str> = lines.collect();
+        fs::write(path, format!("{before}{}\n", after.join("\n"))).expect("written");
+    };
+    take_in("tests/first.toml", "# [[case]]", "#");
+    let ran = person.run(&test).await;
+    assert!(
+        ran.code == 1 && ran.stdout.contains("expected deny, got allow by"),
+        "its case without the rule: {ran:?}"
+    );
+    take_in("gateway.cedar", "// @id(\"takes-two\")", "//");
+    let ran = person.run(&test).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = person.run(&["policy", "check", "--deny-warnings", at]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = person.run(&["policy", "fmt", at]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
 #[tokio::test]
 async fn every_pack_can_be_begun_with() {
     let person = Person::new();
