@@ -39,7 +39,8 @@ pub(crate) fn check_path(path: &str) -> Result<(), BundleError> {
     if path.len() > MAX_PATH {
         return fault("it is longer than 255 bytes");
     }
-    if path.split('/').count() > MAX_DEPTH + 2 {
+    let included = usize::from(path.starts_with(INCLUDE));
+    if path.split('/').count() > MAX_DEPTH + 1 + included {
         return fault("its folders are nested too deeply");
     }
     for part in path.split('/') {
@@ -64,6 +65,12 @@ pub(crate) fn check(files: &BTreeMap<String, Vec<u8>>) -> Result<(), BundleError
     let mut total = 0usize;
     for (path, content) in files {
         check_path(path)?;
+        // Both could not lie in one folder, and every version must be one that can be written into a folder.
+        let folders = path.match_indices('/').map(|(at, _)| &path[..at]);
+        if folders.into_iter().any(|folder| files.contains_key(folder)) {
+            let why = "a file has the name of a folder that it lies in";
+            return Err(BundleError::Path { path: path.clone(), why });
+        }
         total = total.saturating_add(content.len());
         if total > MAX_BYTES {
             return Err(BundleError::TooLarge { what: "the total size in bytes", limit: MAX_BYTES });
@@ -187,6 +194,13 @@ mod tests {
 
     #[test]
     fn hostile_paths_and_sizes_are_refused() {
+        let both = BTreeMap::from([
+            (MANIFEST.to_owned(), Vec::new()),
+            ("a.cedar".to_owned(), Vec::new()),
+            ("a.cedar-b.cedar".to_owned(), Vec::new()),
+            ("a.cedar/b.cedar".to_owned(), Vec::new()),
+        ]);
+        assert!(matches!(decode(&encode(&both)), Err(BundleError::Path { .. })));
         for path in ["../x.cedar", "/x.cedar", "a//x.cedar", ".git/x.cedar", "x.sh", "a\0.cedar", "include/x"]
         {
             assert!(check_path(path).is_err(), "{path}");

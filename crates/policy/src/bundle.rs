@@ -15,7 +15,9 @@ use crate::packs;
 pub(crate) const MANIFEST: &str = "bundle.toml";
 /// Name of the file of groups, host groups and hosts.
 pub(crate) const ENTITIES: &str = "entities.json";
-/// Under this prefix lie the files of included bundles, each under its name.
+/// Under this prefix lie the files of included bundles, each under its name: in archives, and in folders that were
+/// written from them. Such a folder is complete, and what its manifests include is not looked up elsewhere, so that a
+/// version reads as the same version wherever and whenever it is.
 pub(crate) const INCLUDE: &str = "include/";
 /// Version of the schema that this program speaks.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
@@ -239,6 +241,34 @@ impl Bundle {
         Ok(Self { files })
     }
 
+    /// What a bundle's manifests include and it does not hold: each with the manifest's path. Bundles are held under
+    /// their names, and a path need not end with the name of what lies there; a pack's does.
+    pub(crate) fn lacks(manifests: &[(String, Manifest)]) -> Vec<(String, String)> {
+        let last = |include: &str| {
+            let include = include.trim_end_matches('/');
+            include.rsplit(['/', ':']).next().unwrap_or(include).to_owned()
+        };
+        let held: BTreeSet<String> = manifests
+            .iter()
+            .filter_map(|(file, _)| Some(file.strip_prefix(INCLUDE)?.split('/').next()?.to_owned()))
+            .collect();
+        let wanted: BTreeSet<String> = manifests
+            .iter()
+            .flat_map(|(_, manifest)| &manifest.include)
+            .map(|include| last(include))
+            .collect();
+        let unnamed = held.difference(&wanted).count();
+        let missing: BTreeSet<&String> = wanted.difference(&held).collect();
+        let all = manifests.iter().flat_map(|(file, manifest)| {
+            manifest.include.iter().map(|include| (file.clone(), include.clone()))
+        });
+        all.filter(|(_, include)| {
+            missing.contains(&last(include))
+                && (missing.len() > unnamed || include.starts_with(packs::PREFIX))
+        })
+        .collect()
+    }
+
     /// Prefixes of the bundle itself (`""`) and of the included ones (`include/NAME/`).
     pub(crate) fn parts(&self) -> Vec<String> {
         let included: BTreeSet<String> = self
@@ -282,13 +312,45 @@ impl Reader {
         };
         self.open.push(canonical);
         self.folder(folder, &prefix, 0)?;
-        for include in &manifest.include {
-            match include.strip_prefix(packs::PREFIX) {
-                Some(name) => self.pack(name)?,
-                None => self.bundle(&folder.join(include), true)?,
+        let held = folder.join(INCLUDE);
+        if !includer && held.is_dir() {
+            self.held(&held)?;
+        } else {
+            for include in &manifest.include {
+                match include.strip_prefix(packs::PREFIX) {
+                    Some(name) => self.pack(name)?,
+                    None => self.bundle(&folder.join(include), true)?,
+                }
             }
         }
         self.open.pop();
+        Ok(())
+    }
+
+    /// Takes the included bundles that the folder itself holds, as they lie there.
+    fn held(&mut self, folder: &Path) -> Result<(), BundleError> {
+        let read = |source| BundleError::Read { path: folder.to_path_buf(), source };
+        for entry in fs::read_dir(folder).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let Some(name) = name.to_str() else {
+                return Err(BundleError::Path { path: path.display().to_string(), why: "it is not UTF-8" });
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let kind = entry.file_type().map_err(read)?;
+            if kind.is_symlink() {
+                return Err(BundleError::Link { path });
+            } else if kind.is_dir() {
+                // Nothing in it is at the bundle's top, where other rules hold.
+                self.folder(&path, &format!("{INCLUDE}{name}/"), 1)?;
+            } else if kind.is_file() && archive::belongs(name) {
+                let why = "the folder `include` holds the included bundles, each in a folder of its name, and nothing \
+                    else; move the file out of it";
+                return Err(BundleError::Path { path: path.display().to_string(), why });
+            }
+        }
         Ok(())
     }
 
@@ -361,9 +423,12 @@ impl Reader {
                 return Err(BundleError::Link { path });
             } else if kind.is_dir() {
                 if depth == 0 && INCLUDE.trim_end_matches('/') == name {
+                    if prefix.is_empty() {
+                        continue; // See `held`.
+                    }
                     return Err(BundleError::Path {
                         path: path.display().to_string(),
-                        why: "a folder `include` is reserved for included bundles",
+                        why: "only the bundle that is read may hold what it includes; include those bundles themselves",
                     });
                 }
                 // The cases of an included bundle speak of that bundle alone.

@@ -23,6 +23,10 @@ pub(crate) const MAX_RULES: usize = 65_534;
 /// Bound of [`source::nesting`] for one policy: what a thread's usual stack of 2 MiB surely holds, unoptimised.
 pub(crate) const MAX_NESTING: usize = 500;
 
+/// What to do about a bundle that lacks what it includes.
+const LACKS: &str = "a folder `include` in the bundle, as `policy show --extract` writes it, must hold everything that is \
+    included, each in a folder of its name; delete it, and what is included is looked up again";
+
 /// The schema's text, for people and editors.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
@@ -62,6 +66,7 @@ impl Policy {
             }
         };
         let mut contacts = BTreeMap::new();
+        let mut manifests = Vec::new();
         let mut name = String::new();
         for part in bundle.parts() {
             let file = format!("{part}{MANIFEST}");
@@ -72,12 +77,22 @@ impl Policy {
             match Manifest::parse(&file, content) {
                 Ok(manifest) => {
                     if part.is_empty() {
-                        name = manifest.name;
+                        name.clone_from(&manifest.name);
                     }
-                    contacts.insert(part, manifest.contact);
+                    contacts.insert(part, manifest.contact.clone());
+                    manifests.push((file, manifest));
                 }
                 Err(found) => faults.join(found),
             }
+        }
+        for (file, include) in Bundle::lacks(&manifests) {
+            let text =
+                bundle.file(&file).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+            let written = format!("{include:?}");
+            let offset = text.find(&written).or_else(|| text.find("include")).unwrap_or(0);
+            let message =
+                format!("it includes `{}`, and the bundle does not hold that", include.escape_debug());
+            faults.at((&file, text), (offset, written.len()), message, Some(LACKS.into()));
         }
         let root_contact = contacts.get("").cloned().flatten();
         let root_contact = root_contact.unwrap_or_else(|| DEFAULT_CONTACT.to_owned());

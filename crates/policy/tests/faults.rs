@@ -285,6 +285,19 @@ fn folders_are_read_with_care() {
     assert!(matches!(error, BundleError::Link { .. }), "{error}");
     fs::remove_file(root.path().join("b/evil.cedar")).expect("removed");
 
+    // What the bundle itself holds is taken as it lies; an included one may not bring others with it.
+    make("a/include/b/bundle.toml", "name = \"b\"\nschema = 2\n");
+    make("a/include/b/tests/t.toml", "");
+    make("a/include/README.md", "left out");
+    let held = Bundle::read_dir(&root.path().join("a")).expect("a bundle");
+    let paths: Vec<&str> = held.paths().filter(|path| path.starts_with("include")).collect();
+    assert_eq!(paths, ["include/b/bundle.toml", "include/b/tests/t.toml"]);
+    fs::remove_dir_all(root.path().join("a/include")).expect("removed");
+    make("b/include/c/bundle.toml", "name = \"c\"\nschema = 2\n");
+    let error = Bundle::read_dir(&root.path().join("a")).expect_err("a folder `include`");
+    assert!(error.to_string().contains("include those bundles themselves"), "{error}");
+    fs::remove_dir_all(root.path().join("b/include")).expect("removed");
+
     make("b/bundle.toml", "name = \"b\"\nschema = 2\ninclude = [\"../a\"]\n");
     let error = Bundle::read_dir(&root.path().join("a")).expect_err("a cycle");
     assert!(matches!(error, BundleError::Cycle { .. }), "{error}");

@@ -127,6 +127,93 @@ async fn shows_what_is_in_force() {
     assert_eq!(ran.code, 2, "nothing is overwritten: {ran:?}");
 }
 
+/// With packs, with a bundle beside it whose folder has another name, and with what these include.
+#[tokio::test]
+async fn a_version_with_includes_is_extracted_and_pushed_again_as_the_same_version() {
+    let (gateway, person) = signed_in().await;
+    let at = |path: &str| person.path(path).to_str().expect("utf-8").to_owned();
+    let write = |path: &str, content: &str| {
+        let path = person.path(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(path, content).expect("written");
+    };
+    let dir = bundle(&person, &sallyport_policy::format("rules.cedar", RULE).expect("valid"));
+    let manifest = "schema = 2\nname = \"test\"\n\
+                    include = [\"pack:production\", \"pack:ci\", \"pack:workstation\", \"../beside\"]\n";
+    write("bundle/bundle.toml", manifest);
+    write(
+        "bundle/tests/first.toml",
+        "[people.ann]\nuser = \"ann@example.org\"\ngroups = [\"ops\"]\n\n[hosts.web-1]\n\n[[case]]\nwho = \"ann\"\n\
+         where = \"web-1\"\nas = \"ops\"\nopen_session = \"192.0.2.1\"\nexpect = \"allow\"\nrule = \"ops\"\n",
+    );
+    write("beside/bundle.toml", "schema = 2\nname = \"ours\"\ninclude = [\"pack:base\"]\n");
+    write(
+        "beside/more/rules.cedar",
+        "@id(\"no-fax\")\n@reason(\"no\")\nforbid(principal,action==Action::\"exec\",resource)\n\
+         when { context.path == \"/usr/bin/fax\" };\n",
+    );
+    let original = Bundle::read_dir(dir.as_ref()).expect("a bundle");
+    gateway.state().archive = original.to_archive();
+
+    let out = at("deep/out");
+    let ran = person.run(&["policy", "show", "--extract", &out]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stdout.contains("they are the same version") && ran.stdout.contains("folder `include`"),
+        "{ran:?}"
+    );
+    // Nothing outside of the folder counts any more.
+    fs::remove_dir_all(person.path("beside")).expect("removed");
+    let read = Bundle::read_dir(out.as_ref()).expect("the folder is a bundle");
+    assert_eq!(read.version(), original.version());
+    let parts = ["base", "production", "ci", "workstation", "ours"];
+    assert!(parts.iter().all(|part| person.path(&format!("deep/out/include/{part}/bundle.toml")).is_file()));
+    for command in ["version", "check", "test", "fmt"] {
+        let ran = person.run(&["policy", command, &out]).await;
+        assert_eq!(ran.code, 0, "{command}: {ran:?}");
+    }
+    assert_eq!(person.run(&["policy", "version", &out]).await.stdout.trim(), original.version());
+    gateway.state().push_answer =
+        PushPolicyResponse { version: original.version(), serial: 3, ..PushPolicyResponse::default() };
+    let ran = person.run(&["policy", "push", &out]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(gateway.state().pushed.remove(0).archive, original.to_archive());
+
+    // What lies there counts: it is another version once it is changed, and what it lacks is told.
+    let rules = "deep/out/include/ours/more/rules.cedar";
+    let before = fs::read_to_string(person.path(rules)).expect("read");
+    write(rules, &before.replace("/usr/bin/fax", "/usr/bin/telex"));
+    assert_ne!(Bundle::read_dir(out.as_ref()).expect("a bundle").version(), original.version());
+    write(rules, &before);
+    write("deep/out/bundle.toml", &manifest.replace("pack:ci", "pack:ci\", \"pack:database"));
+    let ran = person.run(&["policy", "check", &out]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stdout.contains("bundle.toml:3:42: it includes `pack:database`"), "{ran:?}");
+    write("deep/out/bundle.toml", manifest);
+    write("deep/out/include/stray.cedar", "");
+    let ran = person.run(&["policy", "check", &out]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("include/stray.cedar") && ran.stderr.contains("move the file"), "{ran:?}");
+    // Without the folder, what is included is looked up again, and `../beside` is not there.
+    fs::remove_dir_all(person.path("deep/out/include")).expect("removed");
+    let ran = person.run(&["policy", "check", &out]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+}
+
+/// A gateway of another time may hold what reads otherwise now; whoever would push it again is told.
+#[tokio::test]
+async fn an_extracted_version_that_reads_otherwise_is_told() {
+    let (gateway, person) = signed_in().await;
+    let files =
+        [("bundle.toml", "schema = 2\nname = \"test\"\ninclude = [\"pack:base\"]\n"), ("rules.cedar", RULE)];
+    gateway.state().archive = Bundle::from_files(files).expect("acceptable").to_archive();
+    let out = person.path("out");
+    let ran = person.run(&["policy", "show", "--extract", out.to_str().expect("utf-8")]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("read again they are another version"), "{ran:?}");
+    assert!(out.join("rules.cedar").is_file(), "the files are there nonetheless");
+}
+
 #[tokio::test]
 async fn lists_versions_the_canary_and_drift() {
     let (gateway, person) = signed_in().await;

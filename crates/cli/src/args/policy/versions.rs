@@ -92,7 +92,8 @@ pub struct Rollback {
 pub struct Show {
     /// Version, or its first digits (4 at least) [default: the one in force]
     pub version: Option<String>,
-    /// Write the bundle's files into this folder, which must be empty or missing
+    /// Write the bundle's files into this folder, which must be empty or missing: it checks, tests and pushes as the
+    /// same version, with all it included in a folder `include`
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub extract: Option<PathBuf>,
 }

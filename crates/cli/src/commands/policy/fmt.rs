@@ -67,7 +67,8 @@ pub(super) fn fmt(context: &Context, args: &Fmt) -> Result<(), Failure> {
     if passed { Ok(()) } else { Err(Failure::said()) }
 }
 
-/// The Cedar files of a folder, without hidden ones; or the one that was named.
+/// The Cedar files of a folder, without hidden ones; or the one that was named. What a bundle includes is as its authors
+/// laid it out: in its folder `include` nothing is changed.
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let cannot = |err: std::io::Error| {
         Failure::failed(format!("cannot read `{}`", path.display()))
@@ -78,11 +79,12 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
         files.push(path.to_path_buf());
         return Ok(());
     }
+    let bundle = path.join("bundle.toml").is_file();
     for entry in fs::read_dir(path).map_err(cannot)? {
         let entry = entry.map_err(cannot)?;
         let (kind, name) = (entry.file_type().map_err(cannot)?, entry.file_name());
         let name = name.to_string_lossy();
-        if kind.is_dir() && !name.starts_with('.') {
+        if kind.is_dir() && !name.starts_with('.') && !(bundle && name == "include") {
             collect(&entry.path(), files)?;
         } else if kind.is_file() && name.ends_with(".cedar") && !name.starts_with('.') {
             files.push(entry.path());

@@ -24,6 +24,7 @@ pub(super) async fn show(context: &Context, version: String, extract: Option<&Pa
     }
     if let Some(dir) = extract {
         write_files(&bundle, dir)?;
+        same_again(&bundle, dir)?;
     }
     let change = policy.change.unwrap_or_default();
     let out = context.out;
@@ -41,6 +42,7 @@ pub(super) async fn show(context: &Context, version: String, extract: Option<&Pa
             "message": change.message,
             "signatures": change.signatures,
             "files": files,
+            "extracted": extract,
         }))?;
         return Ok(());
     }
@@ -57,7 +59,13 @@ pub(super) async fn show(context: &Context, version: String, extract: Option<&Pa
         out.line(format!("signed:  {} signatures of authors", change.signatures.len()))?;
     }
     match extract {
-        Some(dir) => out.line(format!("Wrote {} files into {}.", bundle.paths().count(), dir.display()))?,
+        Some(dir) => {
+            let (count, shown) = (bundle.paths().count(), dir.display());
+            out.line(format!("Wrote {count} files into {shown}; read again, they are the same version."))?;
+            if dir.join("include").is_dir() {
+                out.line("What it included then is in its folder `include`. Delete that to include what there is now.")?;
+            }
+        }
         None => {
             for path in bundle.paths() {
                 out.line(format!("\n{}", out.look(Look::Bold, &format!("── {}", safe(path, 200)))))?;
@@ -91,6 +99,21 @@ fn write_files(bundle: &Bundle, dir: &Path) -> Result<(), Failure> {
             fs::create_dir_all(parent).map_err(cannot)?;
         }
         fs::write(&target, bundle.file(path).unwrap_or_default()).map_err(cannot)?;
+    }
+    Ok(())
+}
+
+/// Reads back what was written: who pushes that folder pushes this version, or is told here.
+fn same_again(bundle: &Bundle, dir: &Path) -> Result<(), Failure> {
+    let shown = dir.display();
+    let differs =
+        || Failure::failed(format!("the files are in `{shown}`, and read again they are another version"));
+    let again = Bundle::read_dir(dir).map_err(|err| differs().because(&err))?;
+    if again.version() != bundle.version() {
+        let why = format!("read again: {}; they were {}", again.version(), bundle.version());
+        return Err(differs()
+            .why(why)
+            .next("look at what is in force with `policy show` before pushing them"));
     }
     Ok(())
 }
