@@ -300,12 +300,7 @@ fn keys() -> Result<i64> {
     let name = CString::new(format!("sallyport-test-no-such-key-{}", std::process::id()))?;
     let answer = call(
         libc::SYS_request_key,
-        [
-            c"user".as_ptr() as usize,
-            name.as_ptr() as usize,
-            c"please".as_ptr() as usize,
-            0,
-        ],
+        [c"user".as_ptr() as usize, name.as_ptr() as usize, c"please".as_ptr() as usize, 0],
     );
     match answer {
         // It looked, and found nothing: no such key, or nobody to call out to.
