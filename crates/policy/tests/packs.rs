@@ -85,6 +85,10 @@ fn together_they_fit() {
         let bytes = compiled.arena.len() * 4;
         println!("{} {:?} as {local_user} on {host}: {} KiB", who.kind, who.groups, bytes >> 10);
         assert!(bytes < 16 << 20, "{} {:?} on {host}: {bytes} bytes", who.kind, who.groups);
+        // Which a host keeps once for all who may do the same.
+        let other = Principal { user: "another@example.org".into(), ..who.clone() };
+        let others = policy.compile(&other, host, local_user).unwrap_or_else(|error| panic!("{error}"));
+        assert!(others.arena == compiled.arena, "{} {:?} on {host}", who.kind, who.groups);
     }
     let sample = policy.try_out().unwrap_or_else(|faults| panic!("{faults}"));
     println!("{sample:?}");

@@ -1,4 +1,5 @@
-//! Which blocks of the arena belong to which compiled policy. Pure bookkeeping, first fit.
+//! Which blocks of the arena belong to which compiled policies. Pure bookkeeping, first fit. Policies with the same tables share
+//! a region: those of people who may do the same.
 
 use sallyport_sensor_abi::ARENA_BLOCK;
 
@@ -27,11 +28,11 @@ impl Region {
     }
 }
 
-/// Used regions, sorted and disjoint.
+/// Used regions, sorted and disjoint, each with the number of policies that use it.
 #[derive(Debug)]
 pub(super) struct Arena {
     blocks: u32,
-    used: Vec<Region>,
+    used: Vec<(Region, u32)>,
 }
 
 impl Arena {
@@ -41,7 +42,7 @@ impl Arena {
         let mut arena = Self { blocks, used: Vec::new() };
         let mut bad = Vec::new();
         for region in regions {
-            if !arena.take(region) {
+            if !arena.claim(region) {
                 bad.push(region);
             }
         }
@@ -49,21 +50,28 @@ impl Arena {
     }
 
     fn take(&mut self, region: Region) -> bool {
-        let at = self.used.partition_point(|used| used.block < region.block);
-        let fits_before = at == 0 || self.used[at - 1].end() <= region.block;
-        let fits_after = self.used.get(at).is_none_or(|next| region.end() <= next.block);
+        let at = self.used.partition_point(|(used, _)| used.block < region.block);
+        let fits_before = at == 0 || self.used[at - 1].0.end() <= region.block;
+        let fits_after = self.used.get(at).is_none_or(|(next, _)| region.end() <= next.block);
         let inside =
             region.blocks > 0 && region.block < self.blocks && region.blocks <= self.blocks - region.block;
         let fits = fits_before && inside && fits_after;
         if fits {
-            self.used.insert(at, region);
+            self.used.insert(at, (region, 1));
         }
         fits
     }
 
-    /// Takes exactly this region; false: some of it is taken, or does not exist.
+    /// Takes exactly this region, or shares it with those that have exactly it; false: some of it is taken otherwise, or does
+    /// not exist.
     pub(super) fn claim(&mut self, region: Region) -> bool {
-        self.take(region)
+        match self.used.iter_mut().find(|(used, _)| *used == region) {
+            Some((_, users)) => {
+                *users += 1;
+                true
+            }
+            None => self.take(region),
+        }
     }
 
     /// Takes the first hole of `blocks` blocks.
@@ -73,9 +81,19 @@ impl Arena {
         self.take(region).then_some(region)
     }
 
-    /// Gives a region back.
+    /// One user of a region less; the last one gives it back.
     pub(super) fn free(&mut self, region: Region) {
-        self.used.retain(|used| *used != region);
+        self.used.retain_mut(|(used, users)| {
+            if *used == region {
+                *users -= 1;
+            }
+            *users > 0
+        });
+    }
+
+    /// The regions in use.
+    pub(super) fn used(&self) -> impl Iterator<Item = Region> + '_ {
+        self.used.iter().map(|(region, _)| *region)
     }
 
     /// Blocks in the largest hole.
@@ -84,8 +102,8 @@ impl Arena {
     }
 
     fn holes(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        let starts = std::iter::once(0).chain(self.used.iter().map(|used| used.end()));
-        let ends = self.used.iter().map(|used| used.block).chain(std::iter::once(self.blocks));
+        let starts = std::iter::once(0).chain(self.used().map(Region::end));
+        let ends = self.used().map(|used| used.block).chain(std::iter::once(self.blocks));
         starts.zip(ends).map(|(start, end)| (start, end - start)).filter(|(_, size)| *size > 0)
     }
 }
@@ -122,6 +140,20 @@ mod tests {
         assert_eq!(arena.allocate(1), Some(region(0, 1)));
         assert_eq!(arena.allocate(1), Some(region(7, 1)));
         assert_eq!(arena.allocate(1), None);
+    }
+
+    #[test]
+    fn a_shared_region_is_free_when_its_last_user_is_gone() {
+        let (mut arena, bad) = Arena::rebuild(4, [region(0, 3), region(0, 3)]);
+        assert!(bad.is_empty(), "the same region twice is shared");
+        assert!(arena.claim(region(0, 3)));
+        assert!(!arena.claim(region(0, 2)) && !arena.claim(region(1, 3)), "a part of it is not");
+        for _ in 0..2 {
+            arena.free(region(0, 3));
+            assert_eq!(arena.allocate(2), None);
+        }
+        arena.free(region(0, 3));
+        assert_eq!(arena.allocate(4), Some(region(0, 4)));
     }
 
     #[test]

@@ -62,22 +62,42 @@ impl Policies {
         let slot = (0..self.headers.len())
             .find(|slot| !self.is_loaded(*slot))
             .ok_or(KernelError::Full { what: "compiled policies", limit: MAX_POLICIES })?;
-        let region =
-            book.arena.allocate(Region::of(0, count).blocks).ok_or_else(|| KernelError::ArenaFull {
-                words: words.len(),
-                free: book.arena.largest_hole() as usize * ARENA_BLOCK as usize,
-            })?;
-        for (i, chunk) in words.chunks(ARENA_BLOCK as usize).enumerate() {
-            let mut block = [0; ARENA_BLOCK as usize];
-            block[..chunk.len()].copy_from_slice(chunk);
-            self.arena.write(region.block + i as u32, &block);
-        }
+        let region = match self.with_these_words(&book.arena, words) {
+            Some(region) => {
+                book.arena.claim(region);
+                region
+            }
+            None => self.write(&mut book.arena, words, count)?,
+        };
         let generation = self.meta.double_word(meta::POLICY_GENERATION, 0).fetch_add(1, Ordering::SeqCst) + 1;
         // The generation goes last: with 0 the slot denies everything.
         self.headers
             .write(slot, &PolicyHeader { generation: 0, base: region.base(), words: count, ..*header });
         self.headers.double_word(slot, GENERATION).store(generation, Ordering::SeqCst);
         Ok(LoadedPolicy { slot, generation })
+    }
+
+    /// A region in use that begins with exactly these words: compared in memory, where nobody but the sensor writes.
+    fn with_these_words(&self, arena: &Arena, words: &[u32]) -> Option<Region> {
+        let blocks = words.len().div_ceil(ARENA_BLOCK as usize).max(1);
+        let same = |region: Region| {
+            let mut chunks = words.chunks(ARENA_BLOCK as usize).zip(region.block..);
+            chunks.all(|(chunk, block)| self.arena.read(block)[..chunk.len()] == *chunk)
+        };
+        arena.used().filter(|region| region.blocks as usize == blocks).find(|region| same(*region))
+    }
+
+    fn write(&self, arena: &mut Arena, words: &[u32], count: u32) -> Result<Region, KernelError> {
+        let region = arena.allocate(Region::of(0, count).blocks).ok_or_else(|| KernelError::ArenaFull {
+            words: words.len(),
+            free: arena.largest_hole() as usize * ARENA_BLOCK as usize,
+        })?;
+        for (i, chunk) in words.chunks(ARENA_BLOCK as usize).enumerate() {
+            let mut block = [0; ARENA_BLOCK as usize];
+            block[..chunk.len()].copy_from_slice(chunk);
+            self.arena.write(region.block + i as u32, &block);
+        }
+        Ok(region)
     }
 
     fn unload(&self, slot: u32) -> Result<(), KernelError> {

@@ -107,7 +107,12 @@ pub fn inspect(pin_dir: &Path) -> Result<Option<PinnedState>, KernelError> {
     let arena: Mapped<ArenaBlock> = Mapped::new(&load::open_data(pin_dir, "ARENA")?, "ARENA", ARENA_BLOCKS)?;
     let headers: Vec<PolicyHeader> = (0..MAX_POLICIES).map(|slot| headers.read(slot)).collect();
     let loaded = || headers.iter().filter(|header| header.generation != 0);
-    let blocks: u64 = loaded().map(|header| u64::from(Region::of(header.base, header.words).blocks)).sum();
+    // Policies with the same tables share them.
+    let regions: std::collections::BTreeSet<(u32, u32)> = loaded()
+        .map(|header| Region::of(header.base, header.words))
+        .map(|region| (region.block, region.blocks))
+        .collect();
+    let blocks: u64 = regions.iter().map(|(_, blocks)| u64::from(*blocks)).sum();
     let task_limit = if host.task_limit == 0 { TASKS_SOFT_LIMIT } else { host.task_limit };
     let full = |what, used: usize, limit: u32| Fill { what, used: used as u64, limit: limit.into() };
     let fill = vec![

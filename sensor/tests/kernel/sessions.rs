@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sallyport_sensor::kernel::{Cause, Event, Judgement, name};
+use sallyport_sensor::kernel::{Cause, Event, Judgement, KernelError, name};
+use sallyport_sensor_abi::ARENA_WORDS;
 use sallyport_sensor_abi::names::Inode;
 use sallyport_sensor_abi::policy::{DENY, KILL, QUIET, Word};
 use sallyport_sensor_abi::session::{ANY_LOGIN, SESSION_QUOTA_ALL};
@@ -172,4 +173,41 @@ async fn log_ins_outside_of_a_gateway_are_tagged() {
     assert!(judgements(&events, "/usr/bin/touch").contains(&Judgement::Observed { rule: 3 }), "{events:?}");
     assert!(events.iter().any(|event| matches!(event, Event::Exec { head, exec }
         if exec.unbrokered && head.session == 7 && head.process.login_uid == Some(4242))));
+}
+
+#[tokio::test]
+async fn the_same_tables_are_kept_once_and_as_long_as_somebody_has_them() {
+    let mut host = Host::start();
+    let (header, mut arena) = Tables::allow_all().path("/usr/bin/touch", DENY | 1).compile();
+    // More than half of everything, so that there is no room for two.
+    arena.resize(ARENA_WORDS as usize / 8 * 5, 0);
+    let first = host.kernel.load_policy(&header, &arena).expect("it fits");
+    let second = host.kernel.load_policy(&header, &arena).expect("the same again takes no room");
+    assert_ne!((first.slot, first.generation), (second.slot, second.generation), "records tell them apart");
+    host.kernel.open_session(1, first.slot, 100).expect("session");
+    host.kernel.open_session(2, second.slot, 100).expect("session");
+    let denied = |host: &Host, session: u64| {
+        host.run(Some(session), "/usr/bin/touch made; /usr/bin/mkdir fine; true");
+        let fine = std::fs::remove_dir(host.file("fine")).is_ok();
+        fine && !host.file("made").exists()
+    };
+    assert!(denied(&host, 1) && denied(&host, 2));
+    // One goes; the other's tables stay, also for a sensor that takes over.
+    host.kernel.close_session(1).expect("close");
+    host.kernel.unload_policy(first.slot).expect("unload");
+    assert!(denied(&host, 2));
+    let (again, adopted) = host.restart();
+    host = again;
+    assert!(adopted);
+    let third = host.kernel.load_policy(&header, &arena).expect("the tables that were there");
+    host.kernel.close_session(2).expect("close");
+    host.kernel.unload_policy(second.slot).expect("unload");
+    host.kernel.open_session(3, third.slot, 100).expect("session");
+    assert!(denied(&host, 3));
+    // With the last one the room is free for others.
+    *arena.last_mut().expect("a word") = 1;
+    assert!(matches!(host.kernel.load_policy(&header, &arena), Err(KernelError::ArenaFull { .. })));
+    host.kernel.close_session(3).expect("close");
+    host.kernel.unload_policy(third.slot).expect("unload");
+    host.kernel.load_policy(&header, &arena).expect("room");
 }
