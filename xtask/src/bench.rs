@@ -163,10 +163,13 @@ fn policy(arguments: &BenchArguments, what: What, figures: &mut String) -> Resul
         command.arg("--policies").arg(places::root().join("policies"));
     }
     run::say(format_args!("measure: {}", what.title()));
+    let busy = std::fs::read_to_string("/proc/loadavg")?;
+    let busy = busy.split_whitespace().next().unwrap_or("an unknown number of").to_owned();
     let missed = measured(arguments, command, figures)?;
-    if arguments.quick {
-        *figures = format!("An unoptimised build.\n\n{figures}");
-    }
+    let note = if arguments.quick { "An unoptimised build. " } else { "" };
+    *figures = format!(
+        "{note}In the minute before it began, {busy} processes ran or waited for a processor on average.\n\n{figures}"
+    );
     Ok(missed)
 }
 

@@ -29,16 +29,19 @@ use gateway::Gateway;
 use sensor::Way;
 
 /// A push that takes longer than this is given up.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Parser)]
 struct Arguments {
     /// How many sensors
     #[arg(long, default_value_t = 1_000)]
     sensors: usize,
-    /// Pushes of each kind
+    /// Pushes in which one sensor parses for all
     #[arg(long, default_value_t = 5)]
     rounds: u32,
+    /// Pushes in which each parses for itself: as many hosts' work on one computer, which takes its time
+    #[arg(long, default_value_t = 1)]
+    own: u32,
     /// Write the figures as Markdown as well
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -111,9 +114,9 @@ async fn measure(
     fleet.refuse_what_is_forged()?;
     let mut figures = Figures::new(fleet.len(), bundle::size(folder.path())?);
     figures.memory = (alone, gateway.memory()?);
-    for round in 0..arguments.rounds {
-        for way in [Way::Shared, Way::Own] {
-            fleet.go(way);
+    for (way, rounds) in [(Way::Shared, arguments.rounds), (Way::Own, arguments.own)] {
+        fleet.go(way);
+        for round in 0..rounds {
             let archive = bundle::changed(folder.path(), &format!("{round}-{}", way.name()))?;
             let push = push(&mut gateway, &mut fleet, way, archive).await?;
             if arguments.json {
