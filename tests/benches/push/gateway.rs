@@ -79,7 +79,7 @@ impl Gateway {
     /// Pushes a version.
     pub(crate) async fn push(&mut self, archive: Vec<u8>) -> Result<PushPolicyResponse> {
         let request = PushPolicyRequest {
-            archive: archive.into(),
+            archive,
             message: "another program is forbidden".into(),
             ..PushPolicyRequest::default()
         };
