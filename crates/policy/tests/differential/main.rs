@@ -130,6 +130,9 @@ fn cases() -> u32 {
     std::env::var("SALLYPORT_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(256)
 }
 
+/// Rules, and questions of each kind.
+type Case = (Vec<String>, Vec<Ask>, Vec<Ask>, Vec<Ask>, Vec<Ask>);
+
 #[test]
 fn the_tables_answer_as_cedar_does() {
     let coverage = RefCell::new(Coverage::default());
@@ -148,37 +151,36 @@ fn the_tables_answer_as_cedar_does() {
         prop::collection::vec(system(), 6),
         prop::collection::vec(net(), 16),
     );
-    let one =
-        |(rules, execs, files, systems, nets): (Vec<String>, Vec<Ask>, Vec<Ask>, Vec<Ask>, Vec<Ask>)| {
-            let bundle = bundle(&rules);
-            // Some rules can never apply, which the check refuses.
-            let Ok(policy) = Policy::load(&bundle) else {
-                coverage.borrow_mut().count("refused");
-                return Err(TestCaseError::reject("the check refuses it"));
-            };
-            coverage.borrow_mut().count("policies");
-            coverage.borrow_mut().policy(&rules.join("\n"));
-            for principal in people() {
-                for (host, user) in PLACES {
-                    let Ok(compiled) = policy.compile(&principal, host, user) else {
-                        coverage.borrow_mut().count("too large");
-                        continue;
-                    };
-                    for ask in execs.iter().chain(&files).chain(&systems).chain(&nets) {
-                        let question = ask.question(&principal, (host, user));
-                        let answer = policy.decide(&question);
-                        let word = compiled.judge(&question).expect("of a session");
-                        coverage.borrow_mut().answer(&answer);
-                        coverage.borrow_mut().count(question.action());
-                        prop_assert!(
-                            agrees(&compiled, word, &answer),
-                            "{question:?}: tables {word:#x}, Cedar {answer:?}"
-                        );
-                    }
+    let one = |(rules, execs, files, systems, nets): Case| {
+        let bundle = bundle(&rules);
+        // Some rules can never apply, which the check refuses.
+        let Ok(policy) = Policy::load(&bundle) else {
+            coverage.borrow_mut().count("refused");
+            return Err(TestCaseError::reject("the check refuses it"));
+        };
+        coverage.borrow_mut().count("policies");
+        coverage.borrow_mut().policy(&rules.join("\n"));
+        for principal in people() {
+            for (host, user) in PLACES {
+                let Ok(compiled) = policy.compile(&principal, host, user) else {
+                    coverage.borrow_mut().count("too large");
+                    continue;
+                };
+                for ask in execs.iter().chain(&files).chain(&systems).chain(&nets) {
+                    let question = ask.question(&principal, (host, user));
+                    let answer = policy.decide(&question);
+                    let word = compiled.judge(&question).expect("of a session");
+                    coverage.borrow_mut().answer(&answer);
+                    coverage.borrow_mut().count(question.action());
+                    prop_assert!(
+                        agrees(&compiled, word, &answer),
+                        "{question:?}: tables {word:#x}, Cedar {answer:?}"
+                    );
                 }
             }
-            Ok(())
-        };
+        }
+        Ok(())
+    };
     let answers = [
         "answer: allowed",
         "answer: allowed, observed",
