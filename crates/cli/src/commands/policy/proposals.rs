@@ -58,7 +58,7 @@ pub(super) async fn approve(context: &Context, args: Settle) -> Result<(), Failu
     let (mut console, _) = context.console().await?;
     let version = whole(&mut console, &args.version).await?;
     let request = SettleProposalRequest { version, approve: true, reason: args.reason };
-    let answer = console.settle_proposal(request).await;
+    let answer = push::until_answered(context, console.settle_proposal(request)).await;
     let answer =
         answer.map_err(|status| Failure::from_status("approving the proposal", &status))?.into_inner();
     push::told(context, &answer)

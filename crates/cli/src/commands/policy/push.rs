@@ -1,7 +1,9 @@
 //! `policy push`: puts a bundle in force everywhere. What comes before and after it is the same for `policy canary`.
 
 use std::path::Path;
+use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use sallyport_contract::v1::{PushPolicyRequest, PushPolicyResponse, SensorPolicy};
 use serde_json::json;
 use tonic::{Response, Status};
@@ -21,8 +23,22 @@ pub(super) async fn push(context: &Context, args: &Push) -> Result<(), Failure> 
     let mut request = prepare(context, &args.dir, args.message.as_deref(), &args.bring)?;
     request.expect_version = args.expect.clone().unwrap_or_default();
     let mut console = context.console_to_push(&args.bring).await?;
-    let answer = console.push_policy(request).await;
+    let answer = until_answered(context, console.push_policy(request)).await;
     finish(context, "pushing the policy", answer)
+}
+
+/// Waits for what the gateway answers when the hosts have, or have had time to. Says so on a terminal, and not with `--json`.
+pub(super) async fn until_answered<T>(context: &Context, answer: impl Future<Output = T>) -> T {
+    let bar = if context.out.json {
+        ProgressBar::hidden()
+    } else {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.with_message("waiting until the hosts enforce it (20 s at most)")
+    };
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let answer = answer.await;
+    bar.finish_and_clear();
+    answer
 }
 
 /// Checks and tests a bundle, and says where it comes from.

@@ -6,7 +6,7 @@ use sallyport_contract::v1::{
 };
 use serde_json::json;
 
-use super::push::{finish, prepare};
+use super::push::{finish, prepare, until_answered};
 use crate::{
     args::{EndCanary, List, Rollback, StartCanary},
     clock,
@@ -36,7 +36,7 @@ pub(super) async fn roll_back(context: &Context, args: &Rollback) -> Result<(), 
         expect_version: args.expect.clone().unwrap_or_default(),
     };
     let (mut console, _) = context.console().await?;
-    let answer = console.roll_back_policy(request).await;
+    let answer = until_answered(context, console.roll_back_policy(request)).await;
     finish(context, "rolling the policy back", answer)
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn start(context: &Context, args: &StartCanary) -> Result<(), F
         max_denial_ratio: args.max_denial_ratio.unwrap_or(0).into(),
     };
     let mut console = context.console_to_push(&args.bring).await?;
-    let answer = console.start_canary(request).await;
+    let answer = until_answered(context, console.start_canary(request)).await;
     finish(context, "starting the canary", answer)
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn end(context: &Context, how: &EndCanary) -> Result<(), Failur
     };
     let request = EndCanaryRequest { promote, reason: why.message.clone().unwrap_or_default() };
     let (mut console, _) = context.console().await?;
-    let answer = console.end_canary(request).await;
+    let answer = until_answered(context, console.end_canary(request)).await;
     finish(context, "ending the canary", answer)
 }
 
