@@ -6,11 +6,12 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
@@ -22,6 +23,8 @@ use super::protocol::{Spec, Work};
 
 /// Exit status of a leader that could not execute its program.
 pub(crate) const CANNOT_EXECUTE: i32 = 126;
+/// A leader that has not come to the gate after so long (its host's files do not answer) is tagged on its way there; milliseconds.
+const READY_WITHIN: u16 = 10_000;
 
 /// The leader's ends of its standard input, output and error.
 #[derive(Debug)]
@@ -77,7 +80,16 @@ pub(crate) fn program(work: &Work, shell: &Path, sftp_server: &[PathBuf]) -> Res
     }
 }
 
-/// Forks the leader. It has its own session and, for a terminal, its controlling terminal, and waits at the gate.
+/// Where the leader waits until it is tagged.
+struct Gate {
+    /// Has something to read when it opens; closed: the leader is to end.
+    opens: File,
+    /// Closed by the leader when it is there.
+    reached: OwnedFd,
+}
+
+/// Forks the leader. It has its own session and, for a terminal, its controlling terminal, and waits at the gate: when this
+/// returns, all is done that is not to be judged as the session's act, and it can be tagged.
 ///
 /// # Errors
 /// The kernel refuses a pipe or the fork.
@@ -90,17 +102,22 @@ pub(crate) fn spawn(
 ) -> nix::Result<Leader> {
     let (gate_read, gate_write) = pipe2(OFlag::O_CLOEXEC)?;
     let (trouble_read, trouble_write) = pipe2(OFlag::O_CLOEXEC)?;
+    let (ready_read, ready_write) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this process has exactly one thread (the shepherd never starts another), so the child is a
     // complete copy in which allocation and locks are in a consistent state.
     #[allow(unsafe_code, reason = "fork has no safe form")]
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
+            drop(ready_write);
+            // Closed at the gate, or by its end.
+            let mut ready = [PollFd::new(ready_read.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut ready, PollTimeout::from(READY_WITHIN)) == Err(nix::errno::Errno::EINTR) {}
             Ok(Leader { pid: child, gate: Some(File::from(gate_write)), trouble: trouble_read })
         }
         ForkResult::Child => {
-            drop((gate_write, trouble_read));
+            drop((gate_write, trouble_read, ready_read));
             let mut trouble = File::from(trouble_write);
-            let gate = File::from(gate_read);
+            let gate = Gate { opens: File::from(gate_read), reached: ready_write };
             let error = become_program(&stdio, gate, &trouble, account, spec, program, filter);
             if let Err(error) = error {
                 let _ = trouble.write_all(error.as_bytes());
@@ -118,7 +135,7 @@ pub(crate) fn spawn(
 /// In the child. Returns only if something failed, or if the gate was closed.
 fn become_program(
     stdio: &Stdio,
-    mut gate: File,
+    mut gate: Gate,
     trouble: &File,
     account: &Account,
     spec: &Spec,
@@ -144,10 +161,11 @@ fn become_program(
     // A session's programs are not spared as the sensor is. Behind the gate this would be the session's act, for policy to
     // judge.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
-    if gate.read(&mut [0u8; 1]).unwrap_or(0) == 0 {
+    drop(gate.reached);
+    if gate.opens.read(&mut [0u8; 1]).unwrap_or(0) == 0 {
         return Ok(());
     }
-    drop(gate);
+    drop(gate.opens);
     // It may be absent or fixed already, which holds no session back, as in pam_loginuid's default.
     let _ = std::fs::write("/proc/self/loginuid", account.uid.to_string());
     for limit in &account.limits {

@@ -284,7 +284,7 @@ impl Story<'_> {
         let bundle = self.facts.tightened.to_string_lossy().into_owned();
         let pushed = self.sam.run(&["policy", "push", &bundle, "-m", "audit"])?;
         let said = format!("{}{}", pushed.out(), pushed.err());
-        // A push answers when the sensors enforce it, or after two seconds, which a host in software emulation
+        // A push answers when the sensors enforce it, or after twenty seconds, which a host in software emulation
         // may not keep: then it says so, and the host's own report is waited for.
         ensure!(pushed.code() == 0 || said.contains("has not answered yet"), "the push failed: {said}");
         if pushed.code() != 0 {
@@ -341,9 +341,14 @@ impl Story<'_> {
         let after = self.run("true")?;
         ensure!(after.code() == 0, "the session after the control failed: {}", after.err());
         let known = events::all(&self.sam, &[])?;
-        let strays = known.iter().filter(|entry| entry.index >= from && entry.is_denial()).count();
-        let held = codes.iter().all(|code| *code == 0) && !file.exists() && strays == 0;
-        let happened = format!("exits {codes:?}, {}, 2 arrived, {strays} denials in the log", fate(&file));
+        let strays: Vec<&Entry> =
+            known.iter().filter(|entry| entry.index >= from && entry.is_denial()).collect();
+        for entry in &strays {
+            println!("     a denial that nobody asked for: {:?}", entry.record);
+        }
+        let held = codes.iter().all(|code| *code == 0) && !file.exists() && strays.is_empty();
+        let happened =
+            format!("exits {codes:?}, {}, 2 arrived, {} denials in the log", fate(&file), strays.len());
         self.line("the same programs outside of a session, meanwhile", "untouched", happened, held, &[]);
         Ok(())
     }
