@@ -36,16 +36,24 @@ fn is_root() -> bool {
     root
 }
 
+/// Before a line's own output: what the account's profile says (on this computer, at this moment) is not looked at.
+const BEGINS: &str = "the line begins\n";
+
 fn run_setup(mut setup: Setup, refusals: Refusals) -> (Option<Status>, String) {
     setup.refusals = refusals;
     let mut gateway = Gateway::run(setup);
     let status = gateway.finish().status;
-    let (out, error) = (String::from_utf8_lossy(&gateway.stdout), String::from_utf8_lossy(&gateway.stderr));
-    (status, format!("{out}{error}"))
+    let own = |stream: &[u8]| {
+        let text = String::from_utf8_lossy(stream).into_owned();
+        text.split_once(BEGINS).map_or(text.clone(), |(_, own)| own.to_owned())
+    };
+    (status, own(&gateway.stdout) + &own(&gateway.stderr))
 }
 
 fn run(line: &str, refusals: Refusals) -> String {
-    run_setup(command(&format!("{}{line}", shell_function())), refusals).1
+    let begins = BEGINS.trim_end();
+    let line = format!("echo {begins}; echo {begins} >&2; {}{line}", shell_function());
+    run_setup(command(&line), refusals).1
 }
 
 /// Refused if given up; the control works. `effect` is looked at after each, and undone by `undo`.
