@@ -9,7 +9,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader, Pod};
 use sallyport_sensor_abi::kernel::{Offsets, meta};
 use sallyport_sensor_abi::names::NAMED_WORDS;
-use sallyport_sensor_abi::session::{Ended, Host, TAGGED_WORDS};
+use sallyport_sensor_abi::session::{Ended, Host, MAX_ENDED, TAGGED_WORDS};
 use sallyport_sensor_abi::{
     ABI_VERSION, ARENA_BLOCKS, MAX_POLICIES, MAX_SESSIONS, MAX_TASKS, TASKS_SOFT_LIMIT,
 };
@@ -338,7 +338,9 @@ impl Kernel {
         };
         let mut ended = HashMap::<MapData, u64, Ended>::try_from(open_map(&self.pin_dir, "ENDED")?)
             .map_err(|source| failed("open", source))?;
-        let all: Vec<(u64, Ended)> = ended.iter().flatten().collect();
+        // The kernel begins anew when the entry just looked at goes meanwhile: bounded, so that no session that forks and forks
+        // can keep the sensor here. What is missed waits for the next sweep.
+        let all: Vec<(u64, Ended)> = ended.iter().take(MAX_ENDED as usize).flatten().collect();
         for (leader, process) in all.into_iter().filter(|(_, process)| is_gone(process)) {
             // Whoever removes it counts it: the hook may be first.
             if ended.remove(&leader).is_ok() {

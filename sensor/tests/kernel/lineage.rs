@@ -253,3 +253,24 @@ async fn ended_processes_that_nobody_saw_go_are_swept_and_others_are_not() {
     assert_eq!(counted(), 0);
     assert!(ended.iter().next().is_none());
 }
+
+#[tokio::test]
+async fn a_sweep_ends_while_processes_come_and_go() {
+    let host = Host::start();
+    host.session(1, &Tables::allow_all());
+    let waiting = Waiting::start(&forks(5_000, "waitpid $p, 0;", "waited"), host.folder.path());
+    host.kernel.tag(waiting.pid(), 1, 1).expect("tag");
+    let sweeps = std::thread::scope(|scope| {
+        let storm = scope.spawn(|| waiting.go());
+        let mut sweeps = 0;
+        while !storm.is_finished() {
+            host.kernel.sweep_ended().expect("sweep");
+            sweeps += 1;
+        }
+        assert!(storm.join().expect("the storm").ok());
+        sweeps
+    });
+    assert!(sweeps > 10, "{sweeps} sweeps beside the storm");
+    assert!(host.file("waited").exists());
+    host.all_gone();
+}
