@@ -8,6 +8,7 @@ use sallyport_contract::v1::{Chunk, Stream, channel_frame::Body};
 use sallyport_evidence::record::{Kind, Outcome};
 
 use super::logins::{STRANGER, Stage, can_log_in};
+use super::survival::eventually;
 use super::{BASE, bundle, exit, install, is_refused, output, record, start};
 use crate::gateway::Gateway;
 use crate::host::{Host, can_enforce};
@@ -30,15 +31,23 @@ async fn a_session_is_ended_in_all_its_channels_and_no_other_is() {
     let asked = "echo up; read x; echo other=$x";
     gateway.order(Order::Start(start("s2", "other", &policy.version, asked)));
     output(&gateway, "other", "up\n").await;
-    let hidden = "trap '' HUP TERM; setsid sleep 61 & echo up; sleep 60";
-    gateway.order(Order::Start(start("s1", "quiet", &policy.version, hidden)));
+    // One that left its group and session; its argument is nobody else's.
+    let away = format!("sleep 6{}.5", std::process::id());
+    let is_there = || {
+        let found = std::process::Command::new("pgrep").args(["-f", &away]).output().expect("pgrep");
+        found.status.success()
+    };
+    let hidden = format!("trap '' HUP TERM; setsid {away} & echo up; sleep 60");
+    gateway.order(Order::Start(start("s1", "quiet", &policy.version, &hidden)));
     output(&gateway, "quiet", "up\n").await;
+    eventually("control: it runs", is_there).await;
     gateway.order(Order::Start(start("s1", "loud", &policy.version, "/usr/bin/id; sleep 60; echo survived")));
 
     for channel in ["loud", "quiet"] {
         let ended = exit(&gateway, channel).await;
         assert!(matches!(ended, Some(Status::Signal(_))), "{channel}: {ended:?}");
     }
+    eventually("nothing of the session is left", || !is_there()).await;
     let denied = record(&gateway, "the denial is recorded", |record| is_refused(record, "/id")).await;
     assert_eq!(denied.decision.map(|decision| decision.rule), Some("ends".into()));
     let reason = "rule \"ends\" ends sessions that do this";

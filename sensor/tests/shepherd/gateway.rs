@@ -53,6 +53,8 @@ pub(crate) fn shell() -> Setup {
 
 /// A started shepherd whose leader waits.
 pub(crate) struct Waiting {
+    /// Process id.
+    pub(crate) leader: u32,
     shepherd: Child,
     directory: tempfile::TempDir,
 }
@@ -123,6 +125,12 @@ fn start(setup: Setup) -> (Child, tempfile::TempDir, Ready) {
 }
 
 impl Waiting {
+    pub(crate) fn prepare(setup: Setup) -> Self {
+        let (shepherd, directory, ready) = start(setup);
+        let Ready::Leader { pid, .. } = ready else { panic!("{ready:?}") };
+        Self { leader: pid, shepherd, directory }
+    }
+
     pub(crate) fn go(self) -> Gateway {
         let control = connect(self.directory.path(), CONTROL);
         let mut gateway = Gateway {
@@ -146,9 +154,7 @@ impl Waiting {
 
 impl Gateway {
     pub(crate) fn run(setup: Setup) -> Gateway {
-        let (shepherd, directory, ready) = start(setup);
-        assert!(matches!(ready, Ready::Leader { .. }), "{ready:?}");
-        Waiting { shepherd, directory }.go()
+        Waiting::prepare(setup).go()
     }
 
     pub(crate) fn refused(setup: Setup) -> String {
@@ -164,8 +170,7 @@ impl Gateway {
     pub(crate) fn prepare_marked() -> (Waiting, PathBuf) {
         let marks = std::env::temp_dir().join(format!("sallyport-mark-{}", std::process::id()));
         let _ = std::fs::remove_file(&marks);
-        let (shepherd, directory, _) = start(command(&format!("touch {}", marks.display())));
-        (Waiting { shepherd, directory }, marks)
+        (Waiting::prepare(command(&format!("touch {}", marks.display()))), marks)
     }
 
     pub(crate) fn directory(&self) -> &Path {

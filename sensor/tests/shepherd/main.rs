@@ -6,7 +6,7 @@ mod refusals;
 
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Setup, command, shell};
+use gateway::{Gateway, Setup, Waiting, command, shell};
 use sallyport_contract::v1::exit::Status;
 use sallyport_contract::v1::{Hangup, WindowSize, channel_frame::Body};
 use sallyport_sensor::shepherd::protocol::{Command, Pty, Report, Work};
@@ -251,6 +251,23 @@ fn nothing_runs_before_go() {
     let mut gateway = gateway.go();
     assert_eq!(gateway.finish().status, code(0));
     assert!(marker.exists(), "control: after go it runs");
+}
+
+/// What the leader does before it can be tagged is nobody's act: tagged on its way to the gate, it would be judged for it.
+#[test]
+fn a_leader_is_at_the_gate_when_it_is_announced() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root gives a process a smaller score");
+        return;
+    }
+    // The leader takes this off itself, last.
+    std::fs::write("/proc/self/oom_score_adj", "100").expect("a greater score");
+    for round in 0..10 {
+        let waiting = Waiting::prepare(command("true"));
+        let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", waiting.leader)).expect("read");
+        assert_eq!(score.trim(), "0", "round {round}");
+        assert_eq!(waiting.go().finish().status, code(0));
+    }
 }
 
 #[test]
