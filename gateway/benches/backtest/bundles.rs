@@ -59,9 +59,6 @@ pub(crate) struct Bundles {
 
 /// Writes both, on top of the shipped demo, with hosts of their own.
 pub(crate) fn write(folder: &Path, shipped: &Path, hosts: u64) -> Result<Bundles> {
-    for pack in ["base", "demo"] {
-        copy(&shipped.join(pack), &folder.join(pack))?;
-    }
     let groups = ["production", "staging"];
     let entities: Vec<String> = (0..hosts)
         .map(|number| {
@@ -78,7 +75,7 @@ pub(crate) fn write(folder: &Path, shipped: &Path, hosts: u64) -> Result<Bundles
         std::fs::create_dir(&bundle)?;
         std::fs::write(
             bundle.join("bundle.toml"),
-            format!("name = \"{name}\"\nschema = 2\ninclude = [\"../demo\"]\n"),
+            format!("name = \"{name}\"\nschema = 2\ninclude = [{:?}]\n", shipped.join("demo")),
         )?;
         std::fs::write(bundle.join("entities.json"), format!("[\n{}\n]\n", entities.join(",\n")))?;
         std::fs::write(bundle.join("rules.cedar"), rules)?;
@@ -91,16 +88,4 @@ pub(crate) fn write(folder: &Path, shipped: &Path, hosts: u64) -> Result<Bundles
 pub(crate) fn load(folder: &Path) -> Result<Policy> {
     let bundle = Bundle::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     Policy::load(&bundle).map_err(|faults| anyhow::anyhow!("{faults}"))
-}
-
-/// A pack's own files; its cases are not needed.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-        }
-    }
-    Ok(())
 }

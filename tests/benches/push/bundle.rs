@@ -10,14 +10,12 @@ pub(crate) fn host(number: usize) -> String {
     format!("host-{number:04}")
 }
 
-/// Writes the first version to `folder/fleet`, and what it includes beside it.
+/// Writes the first version to `folder/fleet`.
 pub(crate) fn write(folder: &Path, shipped: &Path, hosts: usize) -> Result<()> {
-    for pack in ["base", "demo"] {
-        copy(&shipped.join(pack), &folder.join(pack))?;
-    }
     let bundle = folder.join("fleet");
     std::fs::create_dir(&bundle)?;
-    std::fs::write(bundle.join("bundle.toml"), "name = \"fleet\"\nschema = 2\ninclude = [\"../demo\"]\n")?;
+    let manifest = format!("name = \"fleet\"\nschema = 2\ninclude = [{:?}]\n", shipped.join("demo"));
+    std::fs::write(bundle.join("bundle.toml"), manifest)?;
     let groups = ["production", "staging"];
     let entities: Vec<String> = (0..hosts)
         .map(|number| {
@@ -49,16 +47,4 @@ pub(crate) fn size(folder: &Path) -> Result<(usize, usize)> {
     let bundle = Bundle::read_dir(&folder.join("fleet")).context("read the bundle")?;
     let policy = sallyport_policy::Policy::load(&bundle).map_err(|faults| anyhow::anyhow!("{faults}"))?;
     Ok((policy.rules().count(), policy.hosts().len()))
-}
-
-/// A pack's own files; its cases are not needed.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-        }
-    }
-    Ok(())
 }
