@@ -33,7 +33,7 @@ pub(super) async fn until_answered<T>(context: &Context, answer: impl Future<Out
         ProgressBar::hidden()
     } else {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        bar.with_message("waiting until the hosts enforce it (20 s at most)")
+        bar.with_message("waiting until the hosts say that they enforce it")
     };
     bar.enable_steady_tick(Duration::from_millis(200));
     let answer = answer.await;
