@@ -59,6 +59,7 @@ pub(crate) struct Bundles {
 
 /// Writes both, on top of the shipped demo, with hosts of their own.
 pub(crate) fn write(folder: &Path, shipped: &Path, hosts: u64) -> Result<Bundles> {
+    let demo = shipped.join("demo").canonicalize().context("the shipped demo")?;
     let groups = ["production", "staging"];
     let entities: Vec<String> = (0..hosts)
         .map(|number| {
@@ -75,7 +76,7 @@ pub(crate) fn write(folder: &Path, shipped: &Path, hosts: u64) -> Result<Bundles
         std::fs::create_dir(&bundle)?;
         std::fs::write(
             bundle.join("bundle.toml"),
-            format!("name = \"{name}\"\nschema = 2\ninclude = [{:?}]\n", shipped.join("demo")),
+            format!("name = \"{name}\"\nschema = 2\ninclude = [{:?}]\n", demo),
         )?;
         std::fs::write(bundle.join("entities.json"), format!("[\n{}\n]\n", entities.join(",\n")))?;
         std::fs::write(bundle.join("rules.cedar"), rules)?;

@@ -14,7 +14,8 @@ pub(crate) fn host(number: usize) -> String {
 pub(crate) fn write(folder: &Path, shipped: &Path, hosts: usize) -> Result<()> {
     let bundle = folder.join("fleet");
     std::fs::create_dir(&bundle)?;
-    let manifest = format!("name = \"fleet\"\nschema = 2\ninclude = [{:?}]\n", shipped.join("demo"));
+    let demo = shipped.join("demo").canonicalize().context("the shipped demo")?;
+    let manifest = format!("name = \"fleet\"\nschema = 2\ninclude = [{:?}]\n", demo);
     std::fs::write(bundle.join("bundle.toml"), manifest)?;
     let groups = ["production", "staging"];
     let entities: Vec<String> = (0..hosts)
